@@ -1,0 +1,167 @@
+"""Refusals of agreements, grants, tokens, the meter and delivery. The tree:
+
+NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound
+Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
+           DeliveryIdExpired
+Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended
+PaymentRequired ─ QuotaExhausted
+Gone ─ GrantRevoked, GrantExpired, TokenRevoked
+Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
+          DeliveryCursorInvalid
+TooMany ─ DeliveryTooFast           NotAcceptable ─ FormatNotOffered
+TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
+"""
+
+from market.kernel.errors import (
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotAcceptable,
+    NotFound,
+    PaymentRequired,
+    TooLarge,
+    TooMany,
+    Unavailable,
+)
+
+
+class AgreementNotFound(NotFound):
+    code, title = "agreement_not_found", "No such agreement"
+
+
+class GrantNotFound(NotFound):
+    code, title = "grant_not_found", "No such grant"
+
+
+class TokenNotFound(NotFound):
+    code, title = "token_not_found", "No such delivery token"
+
+
+class ReceiptNotFound(NotFound):
+    code, title = "receipt_not_found", "No such receipt"
+    default_hint = "A receipt becomes readable as soon as its delivery is durable; try again."
+
+
+class IllegalTransition(Conflict):
+    code, title = "agreement_state", "The agreement's state does not allow this"
+
+
+class NotAcceptableYet(Conflict):
+    code, title = "agreement_not_delivered", "There is nothing to accept yet"
+    default_hint = "A metered agreement is paid by use; it is accepted when all units are used."
+
+
+class GrantClosed(Conflict):
+    code, title = "grant_closed", "The grant no longer issues tokens"
+
+
+class PolicyRefused(Forbidden):
+    """Extra member ``clause``: the policy clause that refused."""
+
+    code, title = "policy_refused", "The agreement's policy does not allow this"
+
+
+class TokenForOtherGrant(Forbidden):
+    code, title = "token_other_grant", "The token belongs to another grant"
+    default_hint = "Use a token minted for this grant."
+
+
+class GrantSuspended(Forbidden):
+    code, title = "grant_suspended", "Access is suspended while a dispute is open"
+
+
+class QuotaExhausted(PaymentRequired):
+    """Extra member ``remaining``: units that can still be delivered."""
+
+    code, title = "quota_exhausted", "The grant has too few units left"
+    default_hint = "Ask for at most `remaining` units, or buy more of the plan."
+
+
+class GrantRevoked(Gone):
+    code, title = "grant_revoked", "Access has been revoked"
+
+
+class GrantExpired(Gone):
+    code, title = "grant_expired", "The grant's term has ended"
+
+
+class TokenExpired(Gone):
+    code, title = "token_expired", "The delivery token has expired"
+    default_hint = "Mint a new one with POST /v1/grants/{id}/tokens."
+
+
+class TokenRevoked(Gone):
+    code, title = "token_revoked", "The delivery token has been revoked"
+
+
+class FilterInvalid(Invalid):
+    """Extra member ``position``: zero-based character offset of the offending token."""
+
+    code, title = "filter_invalid", "The filter cannot be used"
+
+
+class ColumnUnknown(Invalid):
+    code, title = "column_unknown", "The version has no such column"
+
+
+class OrderInvalid(Invalid):
+    code, title = "order_invalid", "The order cannot be used"
+
+
+class DeliveryCursorInvalid(Invalid):
+    code, title = "cursor_invalid", "The page cursor does not fit this query"
+    default_hint = "Repeat the same filter, order and version, or start without `after`."
+
+
+class DeliveryIdInvalid(Invalid):
+    code, title = "delivery_id_invalid", "The Delivery-Id is not usable"
+    default_hint = "8 to 64 characters of A-Z a-z 0-9 . _ : -"
+
+
+class DeliveryIdReused(Invalid):
+    code, title = "delivery_id_reused", "This Delivery-Id was used for a different query"
+    default_hint = "Use a new Delivery-Id for a new query."
+
+
+class DeliveryInProgress(Conflict):
+    code, title = "delivery_in_progress", "A delivery with this id is still running"
+    default_hint = "Repeat the same request after Retry-After seconds."
+
+
+class DeliveryIncomplete(Conflict):
+    code, title = "delivery_incomplete", "This delivery was cut off and cannot be replayed"
+    default_hint = "Only the rows that were sent were charged. Use a new Delivery-Id."
+
+
+class DeliveryIdExpired(Conflict):
+    code, title = "delivery_id_expired", "The time of free replay has passed"
+    default_hint = "Use a new Delivery-Id."
+
+
+class DeliveryTooFast(TooMany):
+    code, title = "delivery_rate", "Too many deliveries"
+
+
+class FormatNotOffered(NotAcceptable):
+    code, title = "format_not_offered", "None of the accepted formats is offered"
+
+
+class PageTooLarge(TooLarge):
+    code, title = "page_too_large", "The page is too large"
+    default_hint = "Ask for fewer rows or columns."
+
+
+class MeterUnavailable(Unavailable):
+    code, title = "meter_unavailable", "The meter cannot be reached"
+    default_hint = "Nothing was charged. Repeat the request after Retry-After seconds."
+
+
+class MeterRecovering(Unavailable):
+    code, title = "meter_recovering", "Some units are being recovered after a fault"
+    default_hint = "Nothing was charged. Repeat the request after Retry-After seconds."
+
+
+class QueryTimeout(Unavailable):
+    code, title = "query_timeout", "The query took too long"
+    default_hint = "Nothing was charged. Narrow the filter or ask for fewer rows."
