@@ -1,0 +1,121 @@
+"""Composition: one ASGI app with every service, its lifespan, health and docs."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import asyncpg
+from fastapi import APIRouter, FastAPI
+
+from market.kernel.context import open_kernel
+from market.kernel.db import plain_url
+from market.kernel.http import add_problem_schema, install_errors
+from market.kernel.middleware import BodyLimit, RequestContext
+from market.kernel.settings import Settings
+from market.operations import health
+
+# Uploads count their own bytes against settings.upload_max_bytes.
+STREAMED_PATHS = re.compile(r"^/v1/products/[^/]+/versions$")
+DESCRIPTION = (
+    "The backend of a data exchange: register, value, price, match, contract, deliver, settle "
+    "and arbitrate data products. Money is integer minor units with an ISO 4217 currency; every "
+    "POST that changes state takes an Idempotency-Key; errors are RFC 9457 problem documents "
+    "with a stable `code`."
+)
+
+
+def _routers() -> list[APIRouter]:
+    import contextlib
+    import importlib
+
+    found = [health.router]
+    for name in (
+        "market.operations.events",
+        "market.operations.sandbox",
+        "market.parties.endpoints",
+        "listings.endpoints",
+        "pricing.endpoints",
+        "market.matching.endpoints",
+        "contracts.endpoints",
+        "contracts.dispute_endpoints",
+        "settlement.endpoints",
+        "market.console.endpoints",
+    ):
+        with contextlib.suppress(ModuleNotFoundError):
+            found.append(importlib.import_module(name).router)
+    return found
+
+
+class UnsafeDatabaseRole(RuntimeError):
+    """The application connects as a superuser or as the owner of its tables."""
+
+
+async def check_role(database_url: str) -> None:
+    """Refuse to run with rights that would make append-only a mere habit.
+
+    Raises UnsafeDatabaseRole (operations.md §2, row 5: owner and superuser bypass every guard).
+    """
+    connection = await asyncpg.connect(plain_url(database_url), timeout=10)
+    try:
+        superuser = await connection.fetchval(
+            "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
+        )
+        owned = await connection.fetchval(
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname IN ('kernel', 'settlement')"
+            " AND pg_has_role(current_user, c.relowner, 'MEMBER')"
+        )
+    finally:
+        await connection.close()
+    if superuser or owned:
+        raise UnsafeDatabaseRole(
+            "MARKET_DATABASE_URL must name a role that is neither superuser nor owner of the "
+            "tables; put the owner into MARKET_OWNER_DATABASE_URL and run `market migrate`."
+        )
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API of one process. ``settings`` must have its URLs (see ``market.kernel.embedded``)."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        assert settings.database_url is not None
+        await check_role(settings.database_url)
+        kernel = open_kernel(settings)
+        app.state.kernel = kernel
+        try:
+            yield
+        finally:
+            await kernel.close()
+
+    app = FastAPI(
+        title="Data Element Market",
+        version=version("data-element-market"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    for router in _routers():
+        app.include_router(router)
+    _extend_openapi(app)
+    install_errors(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.body_max_bytes, streamed=STREAMED_PATHS)
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _extend_openapi(app: FastAPI) -> None:
+    plain = app.openapi
+
+    def extended() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            add_problem_schema(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = extended  # type: ignore[method-assign]

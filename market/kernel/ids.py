@@ -1,0 +1,102 @@
+"""Identifiers: UUIDv7 in Python and Postgres, ``<prefix>_<32 hex>`` on the wire."""
+
+import re
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from uuid_utils.compat import uuid7
+
+PREFIXES = {
+    "acc": "account",
+    "agr": "agreement",
+    "crd": "credential",
+    "crt": "certificate",
+    "dsp": "dispute",
+    "evd": "evidence",
+    "evt": "event",
+    "grt": "grant",
+    "hld": "hold",
+    "lst": "listing",
+    "ord": "order",
+    "pay": "payout",
+    "pln": "plan",
+    "prd": "product",
+    "pty": "party",
+    "rcp": "receipt",
+    "rul": "ruling",
+    "tok": "token",
+    "top": "top-up",
+    "trd": "trade",
+    "txn": "transfer",
+    "use": "usage record",
+    "val": "valuation",
+    "ver": "product version",
+}
+
+
+def new_id() -> UUID:
+    """A new UUIDv7 (RFC 9562): time-ordered, so that B-tree inserts stay on the right edge."""
+    return uuid7()
+
+
+def show(prefix: str, value: UUID) -> str:
+    """The wire form of an id, for example ``prd_0190f3…``."""
+    return f"{prefix}_{value.hex}"
+
+
+def parse(prefix: str, text: str) -> UUID:
+    """The UUID behind a wire id. Raises ValueError when prefix or form is wrong."""
+    if not re.fullmatch(rf"{prefix}_[0-9a-f]{{32}}", text):
+        raise ValueError(f"expected {prefix}_ followed by 32 lowercase hex digits")
+    return UUID(hex=text[len(prefix) + 1 :])
+
+
+def _wire(prefix: str) -> Any:
+    def validate(value: object) -> UUID:
+        if isinstance(value, UUID):
+            return value
+        if isinstance(value, str):
+            return parse(prefix, value)
+        raise ValueError(f"expected a {PREFIXES[prefix]} id")
+
+    def serialize(value: UUID) -> str:
+        return show(prefix, value)
+
+    schema = {
+        "type": "string",
+        "pattern": f"^{prefix}_[0-9a-f]{{32}}$",
+        "description": f"Identifier of a {PREFIXES[prefix]}.",
+        "examples": [f"{prefix}_0190f3a1b2c37d4e8f90a1b2c3d4e5f6"],
+    }
+    return (
+        BeforeValidator(validate),
+        PlainSerializer(serialize, return_type=str, when_used="json"),
+        WithJsonSchema(schema),
+    )
+
+
+AccountId = Annotated[UUID, *_wire("acc")]
+AgreementId = Annotated[UUID, *_wire("agr")]
+CredentialId = Annotated[UUID, *_wire("crd")]
+CertificateId = Annotated[UUID, *_wire("crt")]
+DisputeId = Annotated[UUID, *_wire("dsp")]
+EvidenceId = Annotated[UUID, *_wire("evd")]
+EventId = Annotated[UUID, *_wire("evt")]
+GrantId = Annotated[UUID, *_wire("grt")]
+HoldId = Annotated[UUID, *_wire("hld")]
+ListingId = Annotated[UUID, *_wire("lst")]
+OrderId = Annotated[UUID, *_wire("ord")]
+PayoutId = Annotated[UUID, *_wire("pay")]
+PlanId = Annotated[UUID, *_wire("pln")]
+ProductId = Annotated[UUID, *_wire("prd")]
+PartyId = Annotated[UUID, *_wire("pty")]
+ReceiptId = Annotated[UUID, *_wire("rcp")]
+RulingId = Annotated[UUID, *_wire("rul")]
+TokenId = Annotated[UUID, *_wire("tok")]
+TopUpId = Annotated[UUID, *_wire("top")]
+TradeId = Annotated[UUID, *_wire("trd")]
+TransferId = Annotated[UUID, *_wire("txn")]
+UsageId = Annotated[UUID, *_wire("use")]
+ValuationId = Annotated[UUID, *_wire("val")]
+VersionId = Annotated[UUID, *_wire("ver")]

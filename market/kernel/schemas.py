@@ -1,0 +1,124 @@
+"""Shapes that every API shares: strict base, pages with opaque cursors, bilingual text."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Annotated, Generic, Self, TypeVar
+
+import orjson
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from market.kernel.errors import Invalid
+
+PAGE_DEFAULT = 50
+PAGE_MAX = 200
+
+
+class Schema(BaseModel):
+    """Base of every request and response: unknown fields are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, from_attributes=True)
+
+
+# NUL cannot be stored by Postgres, other C0 controls only serve log and terminal injection.
+ShortText = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]+$"
+    ),
+]
+LongText = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=10_000,
+        strip_whitespace=True,
+        pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$",
+    ),
+]
+
+
+class LocalizedText(Schema):
+    """English text with an optional Simplified Chinese twin."""
+
+    en: ShortText
+    zh: ShortText | None = None
+
+
+class BadCursor(Invalid):
+    code = "cursor_invalid"
+    title = "The page cursor is not one of ours"
+    default_hint = "Start again without `after`, then pass `next_after` unchanged."
+
+
+T = TypeVar("T")
+
+
+class Page(Schema, Generic[T]):
+    """One page: pass ``next_after`` as ``after`` while ``has_more`` is true."""
+
+    items: list[T]
+    has_more: bool
+    next_after: str | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[T], limit: int, cursors: Sequence[Sequence[object]]) -> Self:
+        """Build from ``limit + 1`` fetched rows and their sort keys (same order)."""
+        more = len(rows) > limit
+        return cls(
+            items=list(rows[:limit]),
+            has_more=more,
+            next_after=encode_cursor(*cursors[limit - 1]) if more else None,
+        )
+
+
+class PageQuery:
+    """Dependency: ``limit`` (1 to 200, default 50) and the opaque ``after`` cursor."""
+
+    def __init__(
+        self,
+        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT,
+        after: Annotated[str | None, Query(max_length=500)] = None,
+    ) -> None:
+        self.limit = limit
+        self.after = after
+
+    def key(self, parts: int) -> list[str] | None:
+        """The decoded cursor: ``parts`` strings, or None on the first page. Raises BadCursor."""
+        return None if self.after is None else decode_cursor(self.after, parts)
+
+
+def encode_cursor(*parts: object) -> str:
+    """An opaque, URL-safe cursor from the sort key of the last row."""
+    packed = orjson.dumps([str(part) for part in parts])
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def decode_cursor(text: str, parts: int) -> list[str]:
+    """Reverse of :func:`encode_cursor`. Raises BadCursor for anything else."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        values = orjson.loads(raw)
+    except (binascii.Error, ValueError) as error:
+        raise BadCursor(param="after") from error
+    if not isinstance(values, list) or len(values) != parts:
+        raise BadCursor(param="after")
+    if not all(isinstance(value, str) and "\x00" not in value for value in values):
+        raise BadCursor(param="after")
+    return values
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:market:problem:insufficient_funds"])
+    title: str
+    status: int
+    code: str = Field(description="Stable, machine-readable.")
+    detail: str
+    param: str | None = Field(default=None, description="The offending input, as a path.")
+    request_id: str
+    hint: str | None = Field(default=None, description="What to do next.")

@@ -1,0 +1,106 @@
+"""Settings from the environment (``MARKET_*``). No secret has a default outside the sandbox."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Environment(StrEnum):
+    """``sandbox`` may move its clock and use the sandbox rail; ``production`` may not."""
+
+    SANDBOX = "sandbox"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    """One frozen object, passed in; nothing imports a global.
+
+    ``database_url`` connects as the application role, ``owner_database_url`` as the role that
+    owns the schemas and runs migrations. Unset URLs mean: the embedded servers under ``home``.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MARKET_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    environment: Environment = Environment.SANDBOX
+    home: Path = Path(".market")
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535, description="0 picks a free port.")
+    public_url: str | None = None
+
+    database_url: str | None = None
+    owner_database_url: str | None = None
+    database_embedded: bool = False
+    database_pool_size: int = Field(default=12, ge=2, le=200)
+    redis_url: str | None = None
+    blob_url: str | None = Field(
+        default=None, description="file:// or s3:// address; unset: a folder under home."
+    )
+
+    issuer: str = "data-element-market"
+    audience: str = "data-element-market-api"
+    signing_key_dir: Path | None = Field(
+        default=None, description="PEM Ed25519 keys; created under home in the sandbox."
+    )
+    access_token_ttl_s: int = Field(default=900, ge=60, le=900)
+    allowed_hosts: tuple[str, ...] = ()
+
+    lock_timeout_ms: int = Field(default=5_000, ge=10, le=60_000)
+    statement_timeout_ms: int = Field(default=15_000, ge=100, le=300_000)
+    body_max_bytes: int = Field(default=1 << 20, ge=1 << 10, le=1 << 26)
+    upload_max_bytes: int = Field(default=1 << 30, ge=1 << 10)
+    rate_limit_per_minute: int = Field(default=6_000, ge=1)
+    signup_limit_per_hour: int = Field(default=1_000, ge=1)
+
+    platform_fee_ppm: int = Field(default=50_000, ge=0, lt=1_000_000)
+    payout_minimum_minor: int = Field(default=100, ge=1)
+
+    delivery_page_max_rows: int = Field(default=10_000, ge=1, le=100_000)
+    delivery_memory_mb: int = Field(default=256, ge=64)
+    delivery_timeout_s: int = Field(default=20, ge=1, le=300)
+    delivery_rate_per_minute: int = Field(default=6_000, ge=1)
+    meter_lease_units: int = Field(default=50_000, ge=1)
+    meter_hold_s: int = Field(default=30, ge=2, le=300)
+
+    dispute_negotiation_days: int = Field(default=5, ge=0)
+    dispute_evidence_days: int = Field(default=7, ge=0)
+    dispute_rebuttal_days: int = Field(default=3, ge=0)
+    dispute_review_days: int = Field(default=5, ge=0)
+    dispute_appeal_days: int = Field(default=10, ge=0)
+    dispute_appeal_review_days: int = Field(default=7, ge=0)
+    dispute_opening_days: int = Field(default=14, ge=0)
+    ruling_two_person_minor: int = Field(default=10_000_000, ge=1)
+
+    engine_lease_ttl_s: int = Field(default=5, ge=1, le=60)
+    engine_queue_max: int = Field(default=8_192, ge=1)
+    engine_batch_max: int = Field(default=256, ge=1, le=4_096)
+    ledger_queue_max: int = Field(default=8_192, ge=1)
+
+    worker_in_process: bool = False
+    job_interval_s: int = Field(default=1, ge=1, le=60)
+
+    @property
+    def is_sandbox(self) -> bool:
+        return self.environment is Environment.SANDBOX
+
+    @model_validator(mode="after")
+    def _production_names_its_secrets(self) -> Self:
+        if self.environment is Environment.PRODUCTION:
+            missing = [
+                name
+                for name in ("database_url", "redis_url", "signing_key_dir", "public_url")
+                if getattr(self, name) is None
+            ]
+            if missing:
+                names = ", ".join(f"MARKET_{name.upper()}" for name in missing)
+                raise ValueError(f"production needs {names}")
+        return self
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, then ``overrides``. Raises ValidationError with the names."""
+    return Settings(**overrides)  # type: ignore[arg-type]
