@@ -2,8 +2,7 @@
 
 import duckdb
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from contracts.delivery.columns import Family, columns_of, family_of
 from contracts.delivery.filter import FILTER_MAX_DEPTH, Condition, compile_filter
@@ -29,7 +28,7 @@ ROWS = (
     "('UA', 20.5, 1, 1.25, true, DATE '2013-01-01', TIMESTAMP '2013-01-01 05:00', ['a'], 'x', '甲'),"
     "('AA', NULL, 2, 9.99, false, DATE '2013-02-01', TIMESTAMP '2013-02-01 06:00', ['b'], 'y', '乙'),"
     "(NULL, -3, 3, 0.10, NULL, NULL, NULL, NULL, 'O''Hare', NULL)"
-    ") t(carrier, dep_delay, flight, price, late, day, moment, tags, \"od\"\"d name\", 航班)"
+    ') t(carrier, dep_delay, flight, price, late, day, moment, tags, "od""d name", 航班)'
 )
 
 
@@ -113,7 +112,12 @@ def test_refusal_names_the_position(text: str, position: int) -> None:
 
 @pytest.mark.parametrize(
     "injection",
-    ["' OR 1=1 --", "x'; DROP TABLE t; --", "' UNION SELECT * FROM read_csv('/etc/passwd') --", "\\"],
+    [
+        "' OR 1=1 --",
+        "x'; DROP TABLE t; --",
+        "' UNION SELECT * FROM read_csv('/etc/passwd') --",
+        "\\",
+    ],
 )
 def test_injection_stays_a_literal(injection: str) -> None:
     escaped = injection.replace("'", "''")

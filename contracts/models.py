@@ -1,0 +1,397 @@
+"""Tables of agreements, grants, tokens, the meter and receipts.
+
+``delivery``, ``receipt`` and ``agreement_step`` are append-only. The terms of an agreement can
+never change: the application role may update its progress columns only (see migration 0006).
+Tables of disputes are in :mod:`contracts.dispute_models`.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+from contracts.agreement_states import AgreementStatus
+
+WORD_CHARS = 16
+
+
+class PlanKind(StrEnum):
+    """How the agreement is paid: by units used, or once for a term."""
+
+    METERED = "metered"
+    LICENSE = "license"
+
+
+class Unit(StrEnum):
+    """What the meter counts. A license counts deliveries."""
+
+    ROW = "row"
+    CALL = "call"
+    LICENSE = "license"
+
+
+class GrantStatus(StrEnum):
+    """Whether a grant delivers, and why not."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    REVOKED = "revoked"
+    EXHAUSTED = "exhausted"
+    EXPIRED = "expired"
+
+
+class LeaseState(StrEnum):
+    """``active`` serves, ``draining`` only takes late records, ``closed`` is settled."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class Ending(StrEnum):
+    """Why the money of an ended grant is to be closed out."""
+
+    EXPIRED = "expired"
+    TERMINATED = "terminated"
+
+
+def _words(enum: type[StrEnum]) -> Enum:
+    # VARCHAR, not a Postgres enum type: adding a value there cannot be undone by a downgrade.
+    return Enum(
+        enum,
+        native_enum=False,
+        create_constraint=False,
+        length=WORD_CHARS,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+def _known(column: str, enum: type[StrEnum], *, name: str) -> CheckConstraint:
+    words = ", ".join(f"'{member.value}'" for member in enum)
+    return CheckConstraint(f"{column} IN ({words})", name=name)
+
+
+def _id() -> Any:
+    return Column(Uuid, primary_key=True)
+
+
+def _uuid(*, nullable: bool = False) -> Any:
+    return Column(Uuid, nullable=nullable)
+
+
+def _ref(target: str, name: str) -> Any:
+    return Column(Uuid, ForeignKey(f"contracts.{target}.id", name=name), nullable=False)
+
+
+def _big(*, nullable: bool = False) -> Any:
+    return Column(BigInteger, nullable=nullable)
+
+
+def _text(*, nullable: bool = False) -> Any:
+    return Column(Text, nullable=nullable)
+
+
+def _time(*, nullable: bool = False) -> Any:
+    return Column(DateTime(timezone=True), nullable=nullable)
+
+
+class Agreement(SQLModel, table=True):
+    """A signed deal. Amounts in minor units of ``currency``.
+
+    ``released_minor + refunded_minor + disputed_minor`` is what has left escrow; a closed
+    agreement has nothing left there, by CHECK.
+    """
+
+    __tablename__ = "agreement"
+    __table_args__ = (
+        _known("status", AgreementStatus, name="agreement_status_known"),
+        _known("kind", PlanKind, name="agreement_kind_known"),
+        _known("unit", Unit, name="agreement_unit_known"),
+        _known("ending", Ending, name="agreement_ending_known"),
+        CheckConstraint("(kind = 'license') = (unit = 'license')", name="agreement_kind_unit"),
+        CheckConstraint("lots > 0 AND price_minor > 0", name="agreement_positive"),
+        CheckConstraint("total_minor = lots * price_minor", name="agreement_total"),
+        CheckConstraint(
+            "kind <> 'metered' OR granted_units = lots * lot_units", name="agreement_units"
+        ),
+        CheckConstraint("fee_ppm >= 0 AND fee_ppm < 1000000", name="agreement_fee"),
+        CheckConstraint("buyer_id <> seller_id", name="agreement_two_parties"),
+        CheckConstraint(
+            "released_minor >= 0 AND refunded_minor >= 0 AND disputed_minor >= 0 "
+            "AND released_minor + refunded_minor + disputed_minor <= total_minor",
+            name="agreement_escrow_bounds",
+        ),
+        CheckConstraint(
+            "status NOT IN ('settled', 'terminated') "
+            "OR released_minor + refunded_minor + disputed_minor = total_minor",
+            name="agreement_closed_escrow_zero",
+        ),
+        CheckConstraint(
+            "(status IN ('settled', 'terminated')) = (closed_at IS NOT NULL)",
+            name="agreement_closed_when",
+        ),
+        UniqueConstraint("trade_id", name="agreement_trade"),
+        Index("agreement_buyer", "buyer_id", "id"),
+        Index("agreement_seller", "seller_id", "id"),
+        Index(
+            "agreement_window",
+            "acceptance_due_at",
+            postgresql_where=text("kind = 'license' AND status IN ('active', 'delivered')"),
+        ),
+        {"schema": "contracts"},
+    )
+
+    id: UUID = Field(sa_column=_id())
+    trade_id: UUID = Field(sa_column=_uuid())
+    buy_order_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    sell_order_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    listing_id: UUID = Field(sa_column=_uuid())
+    product_id: UUID = Field(sa_column=_uuid())
+    version_id: UUID = Field(sa_column=_uuid())
+    plan_id: UUID = Field(sa_column=_uuid())
+    certificate_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    buyer_id: UUID = Field(sa_column=_uuid())
+    seller_id: UUID = Field(sa_column=_uuid())
+    kind: PlanKind = Field(sa_column=Column(_words(PlanKind), nullable=False))
+    status: AgreementStatus = Field(sa_column=Column(_words(AgreementStatus), nullable=False))
+    lots: int = Field(sa_column=_big())
+    price_minor: int = Field(sa_column=_big())
+    total_minor: int = Field(sa_column=_big())
+    currency: str = Field(sa_column=_text())
+    unit: Unit = Field(sa_column=Column(_words(Unit), nullable=False))
+    lot_units: int = Field(sa_column=_big())
+    granted_units: int | None = Field(default=None, sa_column=_big(nullable=True))
+    fee_ppm: int = Field(sa_column=Column(Integer, nullable=False))
+    terms: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    terms_sha256: str = Field(sa_column=_text())
+    jws: str = Field(sa_column=_text())
+    formed_at: datetime = Field(sa_column=_time())
+    acceptance_due_at: datetime = Field(sa_column=_time())
+    expires_at: datetime = Field(sa_column=_time())
+    delivered_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    accepted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    released_minor: int = Field(default=0, sa_column=_big())
+    refunded_minor: int = Field(default=0, sa_column=_big())
+    disputed_minor: int = Field(default=0, sa_column=_big())
+    ending: Ending | None = Field(default=None, sa_column=Column(_words(Ending), nullable=True))
+    ending_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+    @property
+    def escrow_minor(self) -> int:
+        """What the agreement's escrow account still holds."""
+        return self.total_minor - self.released_minor - self.refunded_minor - self.disputed_minor
+
+
+class AgreementStep(SQLModel, table=True):
+    """One change of an agreement's status (append-only history)."""
+
+    __tablename__ = "agreement_step"
+    __table_args__ = (
+        _known("status", AgreementStatus, name="agreement_step_status_known"),
+        Index("agreement_step_agreement", "agreement_id", "id"),
+        {"schema": "contracts"},
+    )
+
+    id: UUID = Field(sa_column=_id())
+    agreement_id: UUID = Field(sa_column=_ref("agreement", "agreement_step_agreement_fk"))
+    status: AgreementStatus = Field(sa_column=Column(_words(AgreementStatus), nullable=False))
+    reason: str = Field(sa_column=_text())
+    at: datetime = Field(sa_column=_time())
+
+
+class Grant(SQLModel, table=True):
+    """Access under an agreement, and its entitlement: the truth of the meter.
+
+    ``reserved_units`` are lent to leases and not yet used, ``settled_units`` are used and
+    durable, ``accrued_units`` are those whose money has been released. ``gen`` grows with every
+    change of status or tokens. ``granted_units`` None: no bound within the term.
+    """
+
+    __tablename__ = "access_grant"
+    __table_args__ = (
+        _known("status", GrantStatus, name="access_grant_status_known"),
+        _known("unit", Unit, name="access_grant_unit_known"),
+        CheckConstraint(
+            "reserved_units >= 0 AND settled_units >= 0 AND accrued_units >= 0 "
+            "AND accrued_units <= settled_units AND gen > 0",
+            name="access_grant_counts",
+        ),
+        CheckConstraint(
+            "granted_units IS NULL OR reserved_units + settled_units <= granted_units",
+            name="access_grant_never_over",
+        ),
+        UniqueConstraint("agreement_id", name="access_grant_agreement"),
+        Index("access_grant_buyer", "buyer_id", "id"),
+        Index("access_grant_seller", "seller_id", "id"),
+        Index(
+            "access_grant_unaccrued",
+            "id",
+            postgresql_where=text("settled_units > accrued_units"),
+        ),
+        Index(
+            "access_grant_expiring",
+            "expires_at",
+            postgresql_where=text("status IN ('active', 'suspended', 'exhausted')"),
+        ),
+        Index(
+            "access_grant_to_close",
+            "id",
+            postgresql_where=text("closed_out_at IS NULL AND status IN ('expired', 'revoked')"),
+        ),
+        {"schema": "contracts"},
+    )
+
+    id: UUID = Field(sa_column=_id())
+    agreement_id: UUID = Field(sa_column=_ref("agreement", "access_grant_agreement_fk"))
+    buyer_id: UUID = Field(sa_column=_uuid())
+    seller_id: UUID = Field(sa_column=_uuid())
+    product_id: UUID = Field(sa_column=_uuid())
+    product_version_id: UUID = Field(sa_column=_uuid())
+    unit: Unit = Field(sa_column=Column(_words(Unit), nullable=False))
+    granted_units: int | None = Field(default=None, sa_column=_big(nullable=True))
+    reserved_units: int = Field(default=0, sa_column=_big())
+    settled_units: int = Field(default=0, sa_column=_big())
+    accrued_units: int = Field(default=0, sa_column=_big())
+    delivery_count: int = Field(default=0, sa_column=_big())
+    receipt_head: str = Field(default="", sa_column=_text())
+    gen: int = Field(default=1, sa_column=_big())
+    status: GrantStatus = Field(sa_column=Column(_words(GrantStatus), nullable=False))
+    created_at: datetime = Field(sa_column=_time())
+    expires_at: datetime = Field(sa_column=_time())
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    closed_out_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+    @property
+    def free_units(self) -> int | None:
+        """Units neither used nor lent to a lease; None without a bound."""
+        if self.granted_units is None:
+            return None
+        return self.granted_units - self.reserved_units - self.settled_units
+
+
+class DeliveryToken(SQLModel, table=True):
+    """A minted delivery token, known by its ``jti``; the token itself is not stored."""
+
+    __tablename__ = "delivery_token"
+    __table_args__ = (
+        CheckConstraint("expires_at > created_at", name="delivery_token_lives"),
+        Index("delivery_token_grant", "grant_id", "id"),
+        {"schema": "contracts"},
+    )
+
+    id: UUID = Field(sa_column=_id())
+    grant_id: UUID = Field(sa_column=_ref("access_grant", "delivery_token_grant_fk"))
+    party_id: UUID = Field(sa_column=_uuid())
+    credential_id: UUID = Field(sa_column=_uuid())
+    label: str = Field(sa_column=_text())
+    purpose: str | None = Field(default=None, sa_column=_text(nullable=True))
+    created_at: datetime = Field(sa_column=_time())
+    expires_at: datetime = Field(sa_column=_time())
+    revoked_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+
+class Lease(SQLModel, table=True):
+    """Units of a grant lent to the meter's cache. Its times are real, not sandbox, times.
+
+    ``nonce`` names the emptiness of the cache that the lease was made for: the lease can be
+    activated only there, so that a lost cache never brings spent units back.
+    """
+
+    __tablename__ = "lease"
+    __table_args__ = (
+        _known("state", LeaseState, name="lease_state_known"),
+        CheckConstraint("settled_units >= 0 AND settled_units <= units", name="lease_never_over"),
+        CheckConstraint(
+            "(state = 'draining') = (drain_until IS NOT NULL)", name="lease_drain_until"
+        ),
+        Index(
+            "lease_one_active",
+            "grant_id",
+            unique=True,
+            postgresql_where=text("state = 'active'"),
+        ),
+        Index("lease_open", "touched_at", postgresql_where=text("state <> 'closed'")),
+        Index("lease_grant", "grant_id", postgresql_where=text("state <> 'closed'")),
+        {"schema": "contracts"},
+    )
+
+    id: UUID = Field(sa_column=_id())
+    grant_id: UUID = Field(sa_column=_ref("access_grant", "lease_grant_fk"))
+    nonce: str = Field(sa_column=_text())
+    units: int = Field(sa_column=_big())
+    settled_units: int = Field(default=0, sa_column=_big())
+    state: LeaseState = Field(sa_column=Column(_words(LeaseState), nullable=False))
+    opened_at: datetime = Field(sa_column=_time())
+    touched_at: datetime = Field(sa_column=_time())
+    drain_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+
+class Delivery(SQLModel, table=True):
+    """The usage record of one delivery (append-only); unique by the client's Delivery-Id."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        CheckConstraint(
+            "units >= 0 AND row_count >= 0 AND byte_count >= 0", name="delivery_counts"
+        ),
+        UniqueConstraint("grant_id", "delivery_key", name="delivery_once"),
+        Index("delivery_grant", "grant_id", "id"),
+        {"schema": "contracts"},
+    )
+
+    id: UUID = Field(sa_column=_id())
+    grant_id: UUID = Field(sa_column=_ref("access_grant", "delivery_grant_fk"))
+    agreement_id: UUID = Field(sa_column=_uuid())
+    lease_id: UUID = Field(sa_column=_uuid())
+    token_id: UUID = Field(sa_column=_uuid())
+    receipt_id: UUID = Field(sa_column=_uuid())
+    delivery_key: str = Field(sa_column=_text())
+    query_sha256: str = Field(sa_column=_text())
+    format: str = Field(sa_column=_text())
+    units: int = Field(sa_column=_big())
+    row_count: int = Field(sa_column=_big())
+    byte_count: int = Field(sa_column=_big())
+    body_sha256: str = Field(sa_column=_text())
+    complete: bool = Field(sa_column=Column(Boolean, nullable=False))
+    delivered_at: datetime = Field(sa_column=_time())
+
+
+class Receipt(SQLModel, table=True):
+    """Signed proof of one delivery, chained per agreement (append-only)."""
+
+    __tablename__ = "receipt"
+    __table_args__ = (
+        CheckConstraint("seq > 0", name="receipt_seq_positive"),
+        CheckConstraint("(seq = 1) = (prev_sha256 = '')", name="receipt_chain_start"),
+        UniqueConstraint("agreement_id", "seq", name="receipt_chain"),
+        UniqueConstraint("delivery_id", name="receipt_delivery"),
+        {"schema": "contracts"},
+    )
+
+    id: UUID = Field(sa_column=_id())
+    agreement_id: UUID = Field(sa_column=_uuid())
+    delivery_id: UUID = Field(sa_column=_ref("delivery", "receipt_delivery_fk"))
+    seq: int = Field(sa_column=_big())
+    prev_sha256: str = Field(sa_column=_text())
+    sha256: str = Field(sa_column=_text())
+    jws: str = Field(sa_column=_text())
+    issued_at: datetime = Field(sa_column=_time())
