@@ -1,0 +1,88 @@
+"""Refusals of market.matching. The tree:
+
+MarketError
+├── Invalid 422: OrderTooLarge, ExpiryOutOfRange
+├── PaymentRequired 402: OrderUnfunded
+├── NotFound 404: OrderNotFound
+├── Forbidden 403: NotTheSeller, SelfTrade
+├── Conflict 409: OrderClosed, ClientOrderIdTaken
+├── Unavailable 503: EngineStandby, EngineBusy, EngineStalled, BookHalted
+└── EngineFailed 500
+"""
+
+from market.kernel.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    MarketError,
+    NotFound,
+    PaymentRequired,
+    Unavailable,
+)
+
+
+class OrderTooLarge(Invalid):
+    code = "order_too_large"
+    title = "Price times lots exceeds the largest amount"
+
+
+class ExpiryOutOfRange(Invalid):
+    code = "expiry_out_of_range"
+    title = "expires_at must lie in the future, at most a year ahead"
+
+
+class OrderUnfunded(PaymentRequired):
+    code = "insufficient_funds"
+    title = "The available balance does not cover the order"
+    default_hint = "Top up, or lower the price or the lots, and use a new Idempotency-Key."
+
+
+class OrderNotFound(NotFound):
+    code = "order_not_found"
+    title = "No such order"
+
+
+class NotTheSeller(Forbidden):
+    code = "not_the_seller"
+    title = "Only the owner of the listing may sell its plans"
+
+
+class SelfTrade(Forbidden):
+    code = "self_trade"
+    title = "A party cannot buy from itself or an affiliate"
+
+
+class OrderClosed(Conflict):
+    code = "order_closed"
+    title = "The order is filled or cancelled already"
+
+
+class ClientOrderIdTaken(Conflict):
+    code = "client_order_id_taken"
+    title = "The client_order_id belongs to another order of this party"
+
+
+class EngineStandby(Unavailable):
+    code = "engine_standby"
+    title = "Another process owns the matching engine"
+
+
+class EngineBusy(Unavailable):
+    code = "engine_busy"
+    title = "The order queue is full"
+
+
+class EngineStalled(Unavailable):
+    code = "engine_stalled"
+    title = "The outcome of the order is not known yet"
+
+
+class BookHalted(Unavailable):
+    code = "book_halted"
+    title = "The book did not rebuild to its checksum and is halted"
+    default_hint = "An operator has to compare the open orders with the book's state."
+
+
+class EngineFailed(MarketError):
+    code = "engine_failed"
+    title = "The order could not be processed"
