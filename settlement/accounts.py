@@ -1,0 +1,67 @@
+"""Ledger accounts are named, not looked up: kind, owner and currency give the id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from uuid import UUID, uuid5
+
+# Fixed for ever: changing it would orphan every account.
+_NAMESPACE = UUID("5f0a3c52-8c1e-5b8e-9d0e-6c0d5e7a1f42")
+
+
+class AccountKind(StrEnum):
+    """What a bucket of money is for, and thereby who its owner is.
+
+    Owner is a party (available, receivable), an agreement (escrow), a dispute (frozen) or
+    nobody (the platform: fees, losses, clearing, in_transit).
+    """
+
+    AVAILABLE = "available"
+    RECEIVABLE = "receivable"
+    ESCROW = "escrow"
+    FROZEN = "frozen"
+    FEES = "fees"
+    LOSSES = "losses"
+    CLEARING = "clearing"
+    IN_TRANSIT = "in_transit"
+
+
+PARTY_KINDS = frozenset({AccountKind.AVAILABLE, AccountKind.RECEIVABLE})
+OWNED_KINDS = PARTY_KINDS | {AccountKind.ESCROW, AccountKind.FROZEN}
+# All others are protected: the database itself refuses a balance below zero.
+MAY_GO_NEGATIVE = frozenset({AccountKind.CLEARING, AccountKind.RECEIVABLE, AccountKind.LOSSES})
+
+
+@lru_cache(maxsize=65_536)
+def account_id(kind: str, owner: UUID | None, currency: str) -> UUID:
+    """The UUIDv5 (RFC 9562 §5.5) of an account, equal in every process and database."""
+    return uuid5(_NAMESPACE, f"{kind}/{owner.hex if owner else '-'}/{currency}")
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRef:
+    """Names one account. Raises ValueError for an owner where none belongs, or the reverse."""
+
+    kind: AccountKind | str
+    owner: UUID | None
+    currency: str
+
+    def __post_init__(self) -> None:
+        if type(self.kind) is not AccountKind:
+            object.__setattr__(self, "kind", AccountKind(self.kind))
+        if (self.owner is not None) != (self.kind in OWNED_KINDS):
+            raise ValueError(f"account kind {self.kind}: owner {self.owner} does not fit")
+        if len(self.currency) != 3:
+            raise ValueError(f"not a currency code: {self.currency}")
+
+    @property
+    def id(self) -> UUID:
+        """The account's id; no look-up needed."""
+        return account_id(self.kind, self.owner, self.currency)
+
+    @property
+    def allow_negative(self) -> bool:
+        """Whether the balance may fall below zero (clearing, receivable, losses)."""
+        return self.kind in MAY_GO_NEGATIVE

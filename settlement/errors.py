@@ -1,0 +1,125 @@
+"""Refusals of settlement that reach a client. The tree:
+
+PaymentRequired 402   InsufficientFunds · CardDeclined
+Conflict 409          HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
+                      · BalanceLimit
+NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound
+Invalid 422           AmountTooSmall
+Unavailable 503       LedgerBusy · RailUnavailable
+"""
+
+from market.kernel.errors import (
+    Conflict,
+    Invalid,
+    MarketError,
+    NotFound,
+    PaymentRequired,
+    Unavailable,
+)
+from settlement.commands import Refused
+
+
+class InsufficientFunds(PaymentRequired):
+    code = "insufficient_funds"
+    title = "The balance is too small"
+    default_hint = "Top up with POST /v1/top-ups, then repeat with a new Idempotency-Key."
+
+
+class CardDeclined(PaymentRequired):
+    """``failure_code`` in the problem is the rail's own reason."""
+
+    code = "card_declined"
+    title = "The card was declined"
+    default_hint = "Use another card and a new Idempotency-Key."
+
+
+class HoldRefused(Conflict):
+    code = "hold_refused"
+    title = "The hold cannot be used like this"
+
+
+class HoldExpired(HoldRefused):
+    code = "hold_expired"
+    title = "The hold has expired"
+
+
+class HoldResolved(HoldRefused):
+    code = "hold_resolved"
+    title = "The hold is no longer open"
+
+
+class ReversalRefused(Conflict):
+    code = "reversal_refused"
+    title = "The transfer cannot be reversed like this"
+
+
+class AlreadyReversed(ReversalRefused):
+    code = "already_reversed"
+    title = "The transfer has been reversed already"
+
+
+class BalanceLimit(Conflict):
+    code = "balance_limit"
+    title = "The account would hold more than the ledger can count"
+
+
+class LedgerKeyReused(Conflict):
+    code = "idempotency_key_reused"
+    title = "The ledger key was used for another command"
+
+
+class LedgerKeyRace(Unavailable):
+    """Two transactions used one key, hold id or reversal on unrelated accounts at once."""
+
+    code = "ledger_key_race"
+    title = "The same command is being booked by another process"
+
+
+class LedgerBusy(Unavailable):
+    code = "ledger_busy"
+    title = "The ledger's queue is full"
+
+
+class RailUnavailable(Unavailable):
+    """The rail's answer is unknown: ask again with the same key, never with a new one."""
+
+    code = "rail_unavailable"
+    title = "The payment provider did not answer"
+
+
+class AccountNotFound(NotFound):
+    code = "account_not_found"
+    title = "No such account"
+
+
+class TopUpNotFound(NotFound):
+    code = "top_up_not_found"
+    title = "No such top-up"
+
+
+class PayoutNotFound(NotFound):
+    code = "payout_not_found"
+    title = "No such payout"
+
+
+class AmountTooSmall(Invalid):
+    code = "amount_too_small"
+    title = "The amount is below the minimum"
+
+
+_BY_CODE: dict[str, type[MarketError]] = {
+    "insufficient_funds": InsufficientFunds,
+    "idempotency_key_reused": LedgerKeyReused,
+    "balance_limit": BalanceLimit,
+    "hold_expired": HoldExpired,
+    "hold_resolved": HoldResolved,
+    "already_reversed": AlreadyReversed,
+    "transfer_not_found": ReversalRefused,
+    "reversal_of_reversal": ReversalRefused,
+    "reversal_mismatch": ReversalRefused,
+}
+
+
+def error_of(refused: Refused) -> MarketError:
+    """The exception for a ledger refusal; its detail is the refusal's."""
+    return _BY_CODE.get(refused.code, HoldRefused)(refused.detail)

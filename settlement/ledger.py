@@ -1,0 +1,144 @@
+"""The ledger's one door: ``post`` books commands inside an open unit of work.
+
+Order of locks in a unit of work: accounts by id, then (at commit) the head of the hash chain.
+Call ``post`` once per unit of work where possible: a second call that touches further accounts
+takes their locks out of order, and may be chosen as the victim of a deadlock (503, retry).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from market.kernel.db import UnitOfWork
+from market.kernel.ids import new_id
+from settlement import sql
+from settlement.accounts import AccountRef
+from settlement.chain import batch_root
+from settlement.commands import (
+    Applied,
+    Capture,
+    Command,
+    Expire,
+    Hold,
+    Refused,
+    Result,
+    Transfer,
+    Void,
+    touched,
+)
+from settlement.errors import LedgerKeyRace, error_of
+from settlement.rules import AccountState, Books, decide
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+# One batch is one statement and one set of locks; more belongs into several units of work.
+COMMANDS_MAX = 4_096
+
+
+async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
+    """Book ``commands`` in order and answer each: ``Applied``, or ``Refused`` and unchanged.
+
+    Effects: locks every touched account until the unit of work ends, writes transfers, holds
+    and the memory of the keys. A key seen before gets its first answer again. Raises
+    LedgerKeyRace (503) when another transaction is booking the same key on other accounts, and
+    ValueError for more than 4,096 commands.
+    """
+    if not commands:
+        return []
+    if len(commands) > COMMANDS_MAX:
+        raise ValueError(f"at most {COMMANDS_MAX} commands per post, not {len(commands)}")
+    await uow.session.flush()
+    connection = await uow.raw()
+    books, elapsed = await _lock_and_read(connection, uow, commands)
+    booked_at = uow.now + elapsed
+    decision = decide(books, commands, now=booked_at, new_id=new_id)
+    if decision.entries:
+        try:
+            await sql.write(
+                connection,
+                batch_id=new_id(),
+                root=batch_root(decision.entries, booked_at),
+                booked_at=booked_at,
+                entries=decision.entries,
+                before=books.accounts,
+                after=decision.accounts,
+            )
+        except asyncpg.UniqueViolationError as error:
+            raise LedgerKeyRace("Another process is booking the same command.") from error
+    return decision.results
+
+
+async def post_strict(uow: UnitOfWork, commands: Sequence[Command]) -> list[Applied]:
+    """Like :func:`post`, but all or nothing: raises the first refusal as its MarketError.
+
+    The exception rolls the unit of work back, so the refusal is not remembered by the ledger
+    (an HTTP request's own Idempotency-Key remembers it).
+    """
+    applied = []
+    for result in await post(uow, commands):
+        if isinstance(result, Refused):
+            raise error_of(result)
+        applied.append(result)
+    return applied
+
+
+async def recall(uow: UnitOfWork, key: str) -> Result | None:
+    """What came of an earlier use of ``key``; None if it was never booked. Takes no lock."""
+    memory, _ = await sql.read_memory(await uow.raw(), [key])
+    return memory[key].result if key in memory else None
+
+
+async def lock_balance(uow: UnitOfWork, ref: AccountRef) -> int:
+    """The spendable balance (posted − held, minor units) of one account, locked.
+
+    For amounts that must be decided from the balance. The account must be one that only its own
+    business object touches (escrow, frozen): see the module note on lock order.
+    """
+    states = await sql.lock_accounts(await uow.raw(), [ref])
+    state = states.get(ref.id)
+    return 0 if state is None else state.posted - state.held
+
+
+async def _lock_and_read(
+    connection: Connection[Any], uow: UnitOfWork, commands: Sequence[Command]
+) -> tuple[Books, Any]:
+    refs = {ref.id: ref for command in commands for ref in touched(command)}
+    hold_ids = _hold_ids(commands)
+    if hold_ids:
+        # Holds are immutable: their accounts can be read before they are locked.
+        for hold in (await sql.read_holds(connection, hold_ids)).values():
+            refs.setdefault(hold.account.id, hold.account)
+    named = list(refs.values())
+    accounts: dict[UUID, AccountState] = {}
+    if named:
+        await sql.create_accounts(connection, named, uow.now)
+        accounts = await sql.lock_accounts(connection, named)
+    memory, elapsed = await sql.read_memory(connection, [command.key for command in commands])
+    reversed_ids = [
+        command.reverses
+        for command in commands
+        if isinstance(command, Transfer) and command.reverses is not None
+    ]
+    books = Books(
+        accounts=accounts,
+        # Again, now under lock: somebody may have resolved them meanwhile.
+        holds=await sql.read_holds(connection, hold_ids) if hold_ids else {},
+        transfers=await sql.read_transfers(connection, reversed_ids) if reversed_ids else {},
+        memory=memory,
+    )
+    return books, elapsed
+
+
+def _hold_ids(commands: Sequence[Command]) -> list[UUID]:
+    ids: dict[UUID, None] = {}
+    for command in commands:
+        if isinstance(command, Hold | Capture | Void | Expire):
+            ids[command.hold_id] = None
+        if isinstance(command, Capture) and command.rehold_id is not None:
+            ids[command.rehold_id] = None
+    return list(ids)

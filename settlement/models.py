@@ -1,0 +1,396 @@
+"""Tables of settlement: the ledger (append-only but for balances), its hash chain, the rails.
+
+Invariants that no column shows live in triggers of migration 0005: zero-sum per transfer and
+currency, gapless ``seq``, running balances, balances that follow postings, the hash chain.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import UUID as PgUuid
+from sqlmodel import Field, SQLModel
+
+SCHEMA = {"schema": "settlement"}
+AMOUNT_SQL = "amount_minor BETWEEN 1 AND 1000000000000000"
+
+
+class TopUpStatus(StrEnum):
+    """``pending`` until the rail has decided; ``charged_back`` after a ``succeeded``."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CHARGED_BACK = "charged_back"
+
+
+class PayoutStatus(StrEnum):
+    """``pending``: money in transit, rail not asked yet; ``submitted``: asked, not decided."""
+
+    PENDING = "pending"
+    SUBMITTED = "submitted"
+    PAID = "paid"
+    FAILED = "failed"
+
+
+def _uuid(*args: Any, **options: Any) -> Any:
+    return Column(PgUuid(as_uuid=True), *args, **{"nullable": False, **options})
+
+
+def _text(**options: Any) -> Any:
+    return Column(Text, **{"nullable": False, **options})
+
+
+def _bigint(**options: Any) -> Any:
+    return Column(BigInteger, **{"nullable": False, **options})
+
+
+def _bytes(**options: Any) -> Any:
+    return Column(LargeBinary, **{"nullable": False, **options})
+
+
+def _time(*, nullable: bool = False) -> Any:
+    return Column(DateTime(timezone=True), nullable=nullable)
+
+
+def _currency() -> Any:
+    return Column(String(3), nullable=False)
+
+
+class Account(SQLModel, table=True):
+    """One bucket of money. ``posted`` is the sum of its postings, ``held`` of its open holds."""
+
+    __tablename__ = "account"
+    __table_args__ = (
+        CheckConstraint("held >= 0", name="account_held"),
+        CheckConstraint("seq >= 0", name="account_seq"),
+        CheckConstraint(
+            "kind IN ('clearing', 'receivable', 'losses') OR posted - held >= 0",
+            name="account_protected",
+        ),
+        CheckConstraint(
+            "kind IN ('available', 'receivable', 'escrow', 'frozen', 'fees', 'losses', "
+            "'clearing', 'in_transit')",
+            name="account_kind",
+        ),
+        CheckConstraint(
+            "(owner IS NOT NULL) = (kind IN ('available', 'receivable', 'escrow', 'frozen'))",
+            name="account_owner",
+        ),
+        UniqueConstraint(
+            "owner", "kind", "currency", name="account_name", postgresql_nulls_not_distinct=True
+        ),
+        SCHEMA,
+    )
+
+    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    kind: str = Field(sa_column=_text())
+    owner: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    currency: str = Field(sa_column=_currency())
+    posted: int = Field(sa_column=_bigint(server_default=text("0")))
+    held: int = Field(sa_column=_bigint(server_default=text("0")))
+    seq: int = Field(sa_column=_bigint(server_default=text("0")))
+    created_at: datetime = Field(sa_column=_time())
+
+
+class Batch(SQLModel, table=True):
+    """The commands that one ``post`` decided; ``root`` is their Merkle root."""
+
+    __tablename__ = "batch"
+    __table_args__ = (
+        CheckConstraint("octet_length(root) = 32", name="batch_root"),
+        CheckConstraint("command_count > 0", name="batch_command_count"),
+        SCHEMA,
+    )
+
+    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    root: bytes = Field(sa_column=_bytes())
+    command_count: int = Field(sa_column=Column(Integer, nullable=False))
+    booked_at: datetime = Field(sa_column=_time())
+
+
+class Command(SQLModel, table=True):
+    """The memory of a key: what was asked (hash) and what came of it, refusals included."""
+
+    __tablename__ = "command"
+    __table_args__ = (
+        CheckConstraint("octet_length(body_hash) = 32", name="command_body_hash"),
+        CheckConstraint(
+            "type IN ('transfer', 'hold', 'capture', 'void', 'expire')", name="command_type"
+        ),
+        CheckConstraint(
+            "(code IS NULL) = (detail IS NULL) AND (code IS NULL OR "
+            "(transfer_id IS NULL AND hold_id IS NULL AND resolved_hold_id IS NULL))",
+            name="command_refusal",
+        ),
+        UniqueConstraint("batch_id", "ordinal", name="command_place"),
+        SCHEMA,
+    )
+
+    key: str = Field(sa_column=_text(primary_key=True))
+    body_hash: bytes = Field(sa_column=_bytes())
+    batch_id: UUID = Field(sa_column=_uuid())
+    ordinal: int = Field(sa_column=Column(Integer, nullable=False))
+    type: str = Field(sa_column=_text())
+    transfer_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    hold_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    resolved_hold_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    detail: str | None = Field(default=None, sa_column=_text(nullable=True))
+
+
+class Transfer(SQLModel, table=True):
+    """An immutable movement of money; its postings sum to zero in every currency."""
+
+    __tablename__ = "transfer"
+    __table_args__ = (
+        Index(
+            "transfer_reverses",
+            "reverses",
+            unique=True,
+            postgresql_where=text("reverses IS NOT NULL"),
+        ),
+        SCHEMA,
+    )
+
+    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    kind: str = Field(sa_column=_text())
+    memo_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    reverses: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    event_at: datetime = Field(sa_column=_time())
+    booked_at: datetime = Field(sa_column=_time())
+
+
+class Posting(SQLModel, table=True):
+    """One leg. ``seq`` is gapless per account; ``balance`` is the account's after it."""
+
+    __tablename__ = "posting"
+    __table_args__ = (
+        CheckConstraint("amount <> 0", name="posting_amount"),
+        CheckConstraint("seq > 0", name="posting_seq"),
+        Index("posting_transfer_id", "transfer_id"),
+        SCHEMA,
+    )
+
+    account_id: UUID = Field(sa_column=_uuid(primary_key=True))
+    seq: int = Field(sa_column=_bigint(primary_key=True, autoincrement=False))
+    transfer_id: UUID = Field(sa_column=_uuid())
+    currency: str = Field(sa_column=_currency())
+    amount: int = Field(sa_column=_bigint())
+    balance: int = Field(sa_column=_bigint())
+
+
+class Hold(SQLModel, table=True):
+    """A reservation on an account; open until it has a resolution."""
+
+    __tablename__ = "hold"
+    __table_args__ = (
+        CheckConstraint("amount > 0", name="hold_amount"),
+        Index("hold_account_id", "account_id"),
+        Index("hold_expires_at", "expires_at"),
+        SCHEMA,
+    )
+
+    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    account_id: UUID = Field(
+        sa_column=_uuid(ForeignKey("settlement.account.id", name="hold_account_id_fkey"))
+    )
+    amount: int = Field(sa_column=_bigint())
+    expires_at: datetime = Field(sa_column=_time())
+    memo_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    created_at: datetime = Field(sa_column=_time())
+
+
+class HoldResolution(SQLModel, table=True):
+    """The one end of a hold."""
+
+    __tablename__ = "hold_resolution"
+    __table_args__ = (
+        CheckConstraint(
+            "outcome IN ('captured', 'voided', 'expired')", name="hold_resolution_outcome"
+        ),
+        CheckConstraint(
+            "captured >= 0 AND (captured > 0) = (outcome = 'captured')",
+            name="hold_resolution_captured",
+        ),
+        SCHEMA,
+    )
+
+    hold_id: UUID = Field(
+        sa_column=_uuid(
+            ForeignKey("settlement.hold.id", name="hold_resolution_hold_id_fkey"),
+            primary_key=True,
+        )
+    )
+    outcome: str = Field(sa_column=_text())
+    captured: int = Field(sa_column=_bigint())
+    resolved_at: datetime = Field(sa_column=_time())
+
+
+class ChainHead(SQLModel, table=True):
+    """The newest link; its row lock orders commits. Only the chain trigger may write it."""
+
+    __tablename__ = "chain_head"
+    __table_args__ = (CheckConstraint("id = 1", name="chain_head_single"), SCHEMA)
+
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    number: int = Field(sa_column=_bigint())
+    hash: bytes = Field(sa_column=_bytes())
+
+
+class ChainLink(SQLModel, table=True):
+    """A batch's place in the chain. Only the chain trigger may insert."""
+
+    __tablename__ = "chain_link"
+    __table_args__ = (
+        CheckConstraint("octet_length(hash) = 32", name="chain_link_hash_length"),
+        UniqueConstraint("batch_id", name="chain_link_batch_id"),
+        UniqueConstraint("prev_hash", name="chain_link_prev_hash"),
+        SCHEMA,
+    )
+
+    number: int = Field(sa_column=_bigint(primary_key=True, autoincrement=False))
+    batch_id: UUID = Field(sa_column=_uuid())
+    prev_hash: bytes = Field(sa_column=_bytes())
+    hash: bytes = Field(sa_column=_bytes())
+
+
+class Checkpoint(SQLModel, table=True):
+    """A signed statement of the chain's head, also kept outside the database."""
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (
+        CheckConstraint("octet_length(hash) = 32", name="checkpoint_hash"),
+        SCHEMA,
+    )
+
+    number: int = Field(sa_column=_bigint(primary_key=True, autoincrement=False))
+    hash: bytes = Field(sa_column=_bytes())
+    jws: str = Field(sa_column=_text())
+    created_at: datetime = Field(sa_column=_time())
+
+
+class TopUp(SQLModel, table=True):
+    """Money that a party pays in. Its id is the key of the rail's charge."""
+
+    __tablename__ = "top_up"
+    __table_args__ = (
+        CheckConstraint(AMOUNT_SQL, name="top_up_amount"),
+        CheckConstraint(
+            "status IN ('pending', 'succeeded', 'failed', 'charged_back')", name="top_up_status"
+        ),
+        CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="top_up_failure"),
+        CheckConstraint("octet_length(request_hash) = 32", name="top_up_request_hash"),
+        Index("top_up_party_id", "party_id", "id"),
+        Index("top_up_due", "next_attempt_at", postgresql_where=text("status = 'pending'")),
+        SCHEMA,
+    )
+
+    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    party_id: UUID = Field(sa_column=_uuid())
+    amount_minor: int = Field(sa_column=_bigint())
+    currency: str = Field(sa_column=_currency())
+    card: str = Field(sa_column=_text())
+    rail: str = Field(sa_column=_text())
+    request_hash: bytes = Field(sa_column=_bytes())
+    status: str = Field(sa_column=_text())
+    failure_code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    next_attempt_at: datetime = Field(sa_column=_time())
+    created_at: datetime = Field(sa_column=_time())
+    updated_at: datetime = Field(sa_column=_time())
+
+
+class Payout(SQLModel, table=True):
+    """Money that a seller takes out. Its id is the key of the rail's payout."""
+
+    __tablename__ = "payout"
+    __table_args__ = (
+        CheckConstraint(AMOUNT_SQL, name="payout_amount"),
+        CheckConstraint(
+            "status IN ('pending', 'submitted', 'paid', 'failed')", name="payout_status"
+        ),
+        CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="payout_failure"),
+        CheckConstraint("attempts >= 0", name="payout_attempts"),
+        Index("payout_party_id", "party_id", "id"),
+        Index(
+            "payout_due",
+            "next_attempt_at",
+            postgresql_where=text("status IN ('pending', 'submitted')"),
+        ),
+        SCHEMA,
+    )
+
+    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    party_id: UUID = Field(sa_column=_uuid())
+    amount_minor: int = Field(sa_column=_bigint())
+    currency: str = Field(sa_column=_currency())
+    destination: str = Field(sa_column=_text())
+    rail: str = Field(sa_column=_text())
+    status: str = Field(sa_column=_text())
+    failure_code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    attempts: int = Field(sa_column=Column(Integer, nullable=False))
+    next_attempt_at: datetime = Field(sa_column=_time())
+    created_at: datetime = Field(sa_column=_time())
+    updated_at: datetime = Field(sa_column=_time())
+
+
+class JobCursor(SQLModel, table=True):
+    """How far a job has read a list that only grows (chargebacks, holds by expiry)."""
+
+    __tablename__ = "job_cursor"
+    __table_args__ = (SCHEMA,)
+
+    name: str = Field(sa_column=_text(primary_key=True))
+    position: str = Field(sa_column=_text())
+
+
+class SandboxCharge(SQLModel, table=True):
+    """The sandbox rail's own record of a charge; its outcome follows from card and time."""
+
+    __tablename__ = "sandbox_charge"
+    __table_args__ = (
+        CheckConstraint(AMOUNT_SQL, name="sandbox_charge_amount"),
+        Index(
+            "sandbox_charge_chargeback",
+            "charged_back_at",
+            "key",
+            postgresql_where=text("charged_back_at IS NOT NULL"),
+        ),
+        SCHEMA,
+    )
+
+    key: UUID = Field(sa_column=_uuid(primary_key=True))
+    amount_minor: int = Field(sa_column=_bigint())
+    currency: str = Field(sa_column=_currency())
+    card: str = Field(sa_column=_text())
+    created_at: datetime = Field(sa_column=_time())
+    charged_back_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+
+class SandboxPayout(SQLModel, table=True):
+    """The sandbox rail's own record of a payout."""
+
+    __tablename__ = "sandbox_payout"
+    __table_args__ = (CheckConstraint(AMOUNT_SQL, name="sandbox_payout_amount"), SCHEMA)
+
+    key: UUID = Field(sa_column=_uuid(primary_key=True))
+    amount_minor: int = Field(sa_column=_bigint())
+    currency: str = Field(sa_column=_currency())
+    destination: str = Field(sa_column=_text())
+    created_at: datetime = Field(sa_column=_time())
