@@ -1,0 +1,230 @@
+"""The meter's Lua scripts. Each is atomic in Valkey and safe to send twice.
+
+Keys of one grant (one hash tag, so that they share a cluster slot):
+
+    q  hash  avail, lease, units, st (active|check), b (block counter), fresh, rest, gen
+    h  hash  Delivery-Id → ``r|units|lease|deadline_ms|owner`` while running,
+                           ``d|units|lease|settled_ms|facts`` from settling until durable
+    p  text  nonce of the present emptiness; a lease can only be activated into it
+    x  set   ids of revoked tokens
+
+Nothing here is the truth: every key may vanish at any moment. A missing ``q`` means "ask
+Postgres"; ``fresh`` bounds how long a cut-off cache can go on without asking.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from uuid import UUID
+
+PENDING_TTL_MS = 60_000
+HELD_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Lua source and its SHA-1, by which EVALSHA calls it."""
+
+    name: str
+    source: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Valkey's own name for a script, not a protection of anything.
+        digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+
+def keys_of(grant_id: UUID) -> tuple[str, str, str, str]:
+    """The four keys of a grant, in script order q, h, p, x."""
+    tag = f"meter:{{{grant_id.hex}}}"
+    return f"{tag}:q", f"{tag}:h", f"{tag}:p", f"{tag}:x"
+
+
+_NOW = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function num(x) return string.format('%.0f', tonumber(x) or 0) end
+local function held(text)
+  local s, n, lease, at, rest = string.match(text, '^(%a)|(%d+)|([^|]*)|(%d+)|(.*)$')
+  return s, tonumber(n), lease, tonumber(at), rest
+end
+"""
+
+# ARGV: token id. Answers PASS avail rest | EMPTY | CHECK b lease | TOKEN
+ADMIT = Script(
+    "admit",
+    _NOW
+    + """
+local q = redis.call('HMGET', KEYS[1], 'avail', 'lease', 'st', 'b', 'fresh', 'rest')
+if not q[1] then return {'EMPTY'} end
+if q[3] ~= 'active' or now > tonumber(q[5]) then return {'CHECK', q[4], q[2]} end
+if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 1 then return {'TOKEN'} end
+return {'PASS', q[1], q[6]}
+""",
+)
+
+# ARGV: delivery id, units, owner, token id, hold ms, fresh nonce.
+# Answers OK lease avail rest | LEASE lease units avail nonce | CHECK b lease | TOKEN | BUSY
+#         | DONE facts
+RESERVE = Script(
+    "reserve",
+    _NOW
+    + f"""
+local q = redis.call('HMGET', KEYS[1], 'avail', 'lease', 'units', 'st', 'b', 'fresh', 'rest')
+local before = redis.call('HGET', KEYS[2], ARGV[1])
+if before then
+  local s, n, lease, at, rest = held(before)
+  if s == 'd' then return {{'DONE', rest}} end
+  if rest == ARGV[3] then return {{'OK', lease, q[1] or '0', q[7] or '0'}} end
+  if now <= at then return {{'BUSY'}} end
+  redis.call('HDEL', KEYS[2], ARGV[1])
+  if q[1] and q[2] == lease then q[1] = num(redis.call('HINCRBY', KEYS[1], 'avail', num(n))) end
+end
+if not q[1] then
+  redis.call('SET', KEYS[3], ARGV[6], 'NX', 'PX', {PENDING_TTL_MS})
+  return {{'LEASE', '', '0', '0', redis.call('GET', KEYS[3])}}
+end
+if q[4] ~= 'active' or now > tonumber(q[6]) then return {{'CHECK', q[5], q[2]}} end
+if redis.call('SISMEMBER', KEYS[4], ARGV[4]) == 1 then return {{'TOKEN'}} end
+local n, avail = tonumber(ARGV[2]), tonumber(q[1])
+if avail < n and redis.call('HLEN', KEYS[2]) <= {HELD_MAX} then
+  local all = redis.call('HGETALL', KEYS[2])
+  for i = 1, #all, 2 do
+    local s, units, lease, at = held(all[i + 1])
+    if s == 'r' and now > at then
+      redis.call('HDEL', KEYS[2], all[i])
+      if lease == q[2] then avail = avail + units end
+    end
+  end
+  redis.call('HSET', KEYS[1], 'avail', num(avail))
+end
+if avail < n then return {{'LEASE', q[2], q[3], num(avail), ''}} end
+redis.call('HSET', KEYS[1], 'avail', num(avail - n))
+redis.call('HSET', KEYS[2], ARGV[1],
+  'r|' .. ARGV[2] .. '|' .. q[2] .. '|' .. num(now + tonumber(ARGV[5])) .. '|' .. ARGV[3])
+return {{'OK', q[2], num(avail - n), q[7]}}
+""",
+)
+
+# ARGV: delivery id, units used, owner, facts ('' releases). Answers OK avail rest | DONE | LATE
+SETTLE = Script(
+    "settle",
+    _NOW
+    + """
+local before = redis.call('HGET', KEYS[2], ARGV[1])
+if not before then return {'LATE'} end
+local s, n, lease, at, owner = held(before)
+if s == 'd' then return {'DONE'} end
+if owner ~= ARGV[3] then return {'LATE'} end
+local m = tonumber(ARGV[2])
+if m > n then return redis.error_reply('settled more than reserved') end
+if ARGV[4] == '' then
+  redis.call('HDEL', KEYS[2], ARGV[1])
+else
+  redis.call('HSET', KEYS[2], ARGV[1],
+    'd|' .. ARGV[2] .. '|' .. lease .. '|' .. num(now) .. '|' .. ARGV[4])
+end
+local q = redis.call('HMGET', KEYS[1], 'lease', 'avail', 'rest')
+if q[1] ~= lease then return {'OK', '0', '0'} end
+local avail = redis.call('HINCRBY', KEYS[1], 'avail', num(n - m))
+return {'OK', num(avail), q[3]}
+""",
+)
+
+# ARGV: lease, units, nonce, gen, fresh ms, rest, revoked token ids... Answers OK | STALE
+ACTIVATE = Script(
+    "activate",
+    _NOW
+    + """
+local q = redis.call('HMGET', KEYS[1], 'lease', 'units')
+if q[1] == ARGV[1] then
+  local more = tonumber(ARGV[2]) - tonumber(q[2])
+  if more > 0 then
+    redis.call('HINCRBY', KEYS[1], 'avail', num(more))
+    redis.call('HSET', KEYS[1], 'units', ARGV[2], 'rest', ARGV[6])
+  end
+  return {'OK'}
+end
+if q[1] or redis.call('GET', KEYS[3]) ~= ARGV[3] then return {'STALE'} end
+redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('HSET', KEYS[1], 'avail', ARGV[2], 'lease', ARGV[1], 'units', ARGV[2], 'st', 'active',
+  'b', '0', 'fresh', num(now + tonumber(ARGV[5])), 'rest', ARGV[6], 'gen', ARGV[4])
+for i = 7, #ARGV do redis.call('SADD', KEYS[4], ARGV[i]) end
+return {'OK'}
+""",
+)
+
+# ARGV: b, lease, gen, fresh ms, rest, revoked token ids... Answers OK | STALE
+REFRESH = Script(
+    "refresh",
+    _NOW
+    + """
+local q = redis.call('HMGET', KEYS[1], 'b', 'lease', 'gen')
+if q[1] ~= ARGV[1] or q[2] ~= ARGV[2] or tonumber(q[3]) > tonumber(ARGV[3]) then
+  return {'STALE'}
+end
+redis.call('HSET', KEYS[1], 'st', 'active', 'gen', ARGV[3],
+  'fresh', num(now + tonumber(ARGV[4])), 'rest', ARGV[5])
+redis.call('DEL', KEYS[4])
+for i = 6, #ARGV do redis.call('SADD', KEYS[4], ARGV[i]) end
+return {'OK'}
+""",
+)
+
+# From here on every reader asks Postgres, where the change about to commit holds the row lock.
+BLOCK = Script(
+    "block",
+    """
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'st', 'check')
+  redis.call('HINCRBY', KEYS[1], 'b', 1)
+end
+redis.call('DEL', KEYS[3])
+return {'OK'}
+""",
+)
+
+# ARGV: lease. Forget a lease that Postgres no longer calls active; running holds stay.
+FORGET = Script(
+    "forget",
+    """
+if redis.call('HGET', KEYS[1], 'lease') == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[4]) end
+return {'OK'}
+""",
+)
+
+# ARGV: age ms. Drops overdue reservations, answers the facts that wait for Postgres since longer
+# than the age: their process may be gone.
+SWEEP = Script(
+    "sweep",
+    _NOW
+    + f"""
+local found = {{}}
+local lease = redis.call('HGET', KEYS[1], 'lease')
+local all = redis.call('HGETALL', KEYS[2])
+for i = 1, #all, 2 do
+  local s, n, of, at, rest = held(all[i + 1])
+  if s == 'r' and now > at then
+    redis.call('HDEL', KEYS[2], all[i])
+    if of == lease then redis.call('HINCRBY', KEYS[1], 'avail', num(n)) end
+  elseif s == 'd' and now - at >= tonumber(ARGV[1]) and #found < {HELD_MAX} then
+    found[#found + 1] = rest
+  end
+end
+return found
+""",
+)
+
+# ARGV: delivery ids that are durable now.
+ACK = Script(
+    "ack",
+    """
+for i = 1, #ARGV do
+  local text = redis.call('HGET', KEYS[2], ARGV[i])
+  if text and string.sub(text, 1, 2) == 'd|' then redis.call('HDEL', KEYS[2], ARGV[i]) end
+end
+return {'OK'}
+""",
+)
+
+ALL = (ADMIT, RESERVE, SETTLE, ACTIVATE, REFRESH, BLOCK, FORGET, SWEEP, ACK)
