@@ -1,0 +1,219 @@
+"""Making deliveries durable: usage records, receipts, settled units, in one transaction.
+
+A fact is written once, whoever brings it: the process that served it, the sweeper that found it
+in the cache, or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from contracts import receipts, sql
+from contracts.models import LeaseState
+from market.kernel.db import UnitOfWork
+from market.kernel.ids import show
+from market.kernel.security import Keyring
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One delivery as it happened. ``units`` is what it costs, before any cap."""
+
+    usage_id: UUID
+    receipt_id: UUID
+    grant_id: UUID
+    agreement_id: UUID
+    version_id: UUID
+    lease_id: UUID
+    token_id: UUID
+    key: str
+    query_sha256: str
+    format: str
+    units: int
+    rows: int
+    bytes: int
+    body_sha256: str
+    complete: bool
+    delivered_at: datetime
+
+    def pack(self) -> str:
+        """Text for the cache; :func:`unpack` is its inverse."""
+        return orjson.dumps(self).decode()
+
+
+_IDS = ("usage_id", "receipt_id", "grant_id", "agreement_id", "version_id", "lease_id", "token_id")
+
+
+def unpack(text: str) -> Fact:
+    """The fact behind :meth:`Fact.pack`."""
+    values: dict[str, Any] = orjson.loads(text)
+    for name in _IDS:
+        values[name] = UUID(values[name])
+    values["delivered_at"] = datetime.fromisoformat(values["delivered_at"])
+    return Fact(**values)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a batch changes about one grant."""
+
+    free: int | None
+    seq: int
+    head: str
+    settled: int = 0
+    unreserved: int = 0
+    deliveries: int = 0
+
+
+@dataclass(slots=True)
+class _Room:
+    """What a lease can still take. A closed lease takes nothing."""
+
+    units: int
+    used: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    tallies: dict[UUID, _Tally]
+    rooms: dict[UUID, _Room]
+    deliveries: list[tuple[Any, ...]] = field(default_factory=list)
+    receipts: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
+    """Write those of ``facts`` that are not durable yet; give their number.
+
+    Locks the grants in id order. Units come out of the fact's lease; what a closed or
+    overrun lease cannot cover comes out of the grant's free units, and what those cannot cover
+    stays unbilled (delivery.md §3): a grant is never charged beyond what was bought.
+    """
+    connection = await uow.raw()
+    grants = await sql.lock_grants(connection, list({fact.grant_id for fact in facts}))
+    known = await sql.known_deliveries(
+        connection, [fact.grant_id for fact in facts], [fact.key for fact in facts]
+    )
+    leases = await sql.leases_of(connection, list({fact.lease_id for fact in facts}))
+    batch = _Batch(
+        tallies={grant["id"]: _tally(grant) for grant in grants},
+        rooms={
+            lease_id: _Room(
+                0
+                if lease["state"] == LeaseState.CLOSED
+                else int(lease["units"] - lease["settled_units"])
+            )
+            for lease_id, lease in leases.items()
+        },
+    )
+    for fact in facts:
+        if (fact.grant_id, fact.key) not in known and fact.grant_id in batch.tallies:
+            known.add((fact.grant_id, fact.key))
+            _add(batch, fact, keys, now=uow.now)
+    if not batch.deliveries:
+        return 0
+    await sql.insert_deliveries(connection, batch.deliveries)
+    await sql.insert_receipts(connection, batch.receipts)
+    await sql.settle_leases(
+        connection, [(lease_id, room.used) for lease_id, room in batch.rooms.items() if room.used]
+    )
+    await sql.settle_grants(
+        connection,
+        [
+            (grant_id, tally.settled, tally.unreserved, tally.deliveries, tally.head)
+            for grant_id, tally in batch.tallies.items()
+            if tally.deliveries
+        ],
+    )
+    return len(batch.deliveries)
+
+
+def _tally(grant: sql.Row) -> _Tally:
+    granted = grant["granted_units"]
+    taken = grant["reserved_units"] + grant["settled_units"]
+    return _Tally(
+        free=None if granted is None else int(granted - taken),
+        seq=int(grant["delivery_count"]),
+        head=str(grant["receipt_head"]),
+    )
+
+
+def _charge(batch: _Batch, fact: Fact) -> int:
+    tally = batch.tallies[fact.grant_id]
+    room = batch.rooms.get(fact.lease_id)
+    from_lease = 0
+    if room is not None:
+        from_lease = min(fact.units, room.units - room.used)
+        room.used += from_lease
+    beyond = fact.units - from_lease
+    if tally.free is not None:
+        beyond = min(beyond, tally.free)
+        tally.free -= beyond
+    tally.settled += from_lease + beyond
+    tally.unreserved += from_lease
+    return from_lease + beyond
+
+
+def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
+    tally = batch.tallies[fact.grant_id]
+    units = _charge(batch, fact)
+    tally.seq += 1
+    tally.deliveries += 1
+    jws = keys.sign(
+        receipts.TYP,
+        receipts.claims(
+            receipt=show("rcp", fact.receipt_id),
+            usage=show("use", fact.usage_id),
+            delivery=fact.key,
+            agreement=show("agr", fact.agreement_id),
+            grant=show("grt", fact.grant_id),
+            version=show("ver", fact.version_id),
+            query_sha256=fact.query_sha256,
+            format=fact.format,
+            units=units,
+            rows=fact.rows,
+            bytes=fact.bytes,
+            body_sha256=fact.body_sha256,
+            complete=fact.complete,
+            delivered_at=fact.delivered_at.isoformat(),
+            seq=tally.seq,
+            prev=tally.head,
+        ),
+    )
+    previous, tally.head = tally.head, receipts.digest(jws)
+    batch.deliveries.append(
+        (
+            fact.usage_id,
+            fact.grant_id,
+            fact.agreement_id,
+            fact.lease_id,
+            fact.token_id,
+            fact.receipt_id,
+            fact.key,
+            fact.query_sha256,
+            fact.format,
+            units,
+            fact.rows,
+            fact.bytes,
+            fact.body_sha256,
+            fact.complete,
+            fact.delivered_at,
+        )
+    )
+    batch.receipts.append(
+        (
+            fact.receipt_id,
+            fact.agreement_id,
+            fact.usage_id,
+            tally.seq,
+            previous,
+            tally.head,
+            jws,
+            now,
+        )
+    )

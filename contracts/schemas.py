@@ -1,0 +1,220 @@
+"""API shapes of agreements, grants, delivery tokens, usage and receipts."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from contracts.agreement_states import AgreementStatus
+from contracts.models import Ending, GrantStatus, PlanKind, Unit
+from contracts.policy import Policy, Purpose
+from market.kernel.ids import (
+    AgreementId,
+    CertificateId,
+    GrantId,
+    ListingId,
+    OrderId,
+    PartyId,
+    PlanId,
+    ProductId,
+    ReceiptId,
+    TokenId,
+    TradeId,
+    UsageId,
+    VersionId,
+)
+from market.kernel.money import Currency
+from market.kernel.schemas import LongText, Schema, ShortText
+
+TOKEN_TTL_MAX_S = 30 * 86_400
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class ShareTerm(Schema):
+    """A contributor's part of the seller's net, in parts per million."""
+
+    party_id: PartyId
+    ppm: int
+
+
+class Terms(Schema):
+    """What was agreed: frozen, hashed and signed when the agreement was formed.
+
+    Amounts are minor units of ``currency``; ``price_minor`` is per lot of ``lot_units`` units.
+    """
+
+    agreement_id: AgreementId
+    trade_id: TradeId
+    listing_id: ListingId
+    product_id: ProductId
+    version_id: VersionId
+    data_sha256: str
+    certificate_id: CertificateId | None
+    plan_id: PlanId
+    kind: PlanKind
+    buyer_id: PartyId
+    seller_id: PartyId
+    lots: int
+    price_minor: int
+    total_minor: int
+    currency: Currency
+    unit: Unit
+    lot_units: int
+    granted_units: int | None
+    fee_ppm: int
+    shares: list[ShareTerm]
+    policy: Policy
+    formed_at: datetime
+    acceptance_due_at: datetime
+    expires_at: datetime
+
+
+class AgreementView(Schema):
+    """An agreement and how far it has come. Amounts are minor units of ``currency``."""
+
+    id: AgreementId
+    status: AgreementStatus
+    kind: PlanKind
+    trade_id: TradeId
+    buy_order_id: OrderId | None
+    sell_order_id: OrderId | None
+    listing_id: ListingId
+    product_id: ProductId
+    version_id: VersionId
+    plan_id: PlanId
+    certificate_id: CertificateId | None
+    buyer_id: PartyId
+    seller_id: PartyId
+    grant_id: GrantId
+    lots: int
+    price_minor: int
+    total_minor: int
+    currency: Currency
+    unit: Unit
+    lot_units: int
+    granted_units: int | None
+    settled_units: int
+    released_minor: int = Field(description="Paid from escrow to seller, fees and shares.")
+    refunded_minor: int = Field(description="Returned from escrow to the buyer.")
+    disputed_minor: int = Field(description="Taken from escrow by disputes.")
+    escrow_minor: int = Field(description="Still in escrow.")
+    formed_at: datetime
+    acceptance_due_at: datetime
+    expires_at: datetime
+    delivered_at: datetime | None
+    accepted_at: datetime | None
+    closed_at: datetime | None
+    ending: Ending | None
+    ending_reason: str | None
+    terms: dict[str, Any]
+    terms_sha256: str
+    jws: str = Field(description="The signed terms, typ agreement+jws.")
+
+
+class AcceptBody(Schema):
+    """Nothing to say: the buyer accepts what was delivered."""
+
+
+class TerminationBody(Schema):
+    """Why an operator ends an agreement early."""
+
+    reason: LongText
+
+
+class GrantView(Schema):
+    """Access under an agreement and its meter. ``remaining_units`` null: no bound."""
+
+    id: GrantId
+    agreement_id: AgreementId
+    product_id: ProductId
+    product_version_id: VersionId
+    buyer_id: PartyId
+    seller_id: PartyId
+    unit: Unit
+    status: GrantStatus
+    granted_units: int | None
+    settled_units: int
+    remaining_units: int | None
+    delivery_count: int
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+
+
+class TokenBody(Schema):
+    """A delivery token to mint. It never outlives its grant."""
+
+    ttl_s: Annotated[int, Field(strict=True, ge=1, le=TOKEN_TTL_MAX_S)] = 3_600
+    label: ShortText
+    purpose: Purpose | None = Field(default=None, description="Declared use; must be agreed.")
+
+
+class TokenView(Schema):
+    """A delivery token without its secret."""
+
+    id: TokenId
+    grant_id: GrantId
+    label: str
+    purpose: str | None
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+
+
+class MintedToken(TokenView):
+    """A new delivery token; the only time that it is shown."""
+
+    token: str = Field(description="Send as Authorization: Bearer to /v1/delivery/rows.")
+
+
+class UsageView(Schema):
+    """The usage record of one delivery."""
+
+    id: UsageId
+    delivery_id: str
+    token_id: TokenId
+    receipt_id: ReceiptId
+    format: str
+    units: Count
+    rows: Count
+    bytes: Count
+    body_sha256: str
+    complete: bool
+    delivered_at: datetime
+
+
+class ReceiptView(Schema):
+    """Signed proof of one delivery; ``sha256`` is of ``jws`` and is the next one's ``prev``."""
+
+    id: ReceiptId
+    agreement_id: AgreementId
+    usage_id: UsageId
+    seq: int
+    prev_sha256: str
+    sha256: str
+    jws: str
+    issued_at: datetime
+
+
+class RowCount(Schema):
+    """How many rows a filter selects; free of charge."""
+
+    count: Count
+
+
+class TraceLink(Schema):
+    """One link: ``sha256`` covers ``data`` and the previous link's ``sha256``."""
+
+    section: str
+    data: Any
+    sha256: str
+
+
+class TraceView(Schema):
+    """The whole trade as a chain; ``jws`` (typ trace+jws) signs its head."""
+
+    agreement_id: AgreementId
+    links: list[TraceLink]
+    head_sha256: str
+    jws: str
