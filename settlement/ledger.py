@@ -93,6 +93,22 @@ async def recall(uow: UnitOfWork, key: str) -> Result | None:
     return memory[key].result if key in memory else None
 
 
+async def reverse(uow: UnitOfWork, key: str, transfer_id: UUID, *, memo_id: UUID | None) -> UUID:
+    """Take a transfer back completely by a new one; returns the new transfer.
+
+    Raises AlreadyReversed, ReversalRefused (unknown, or a reversal itself) and
+    InsufficientFunds when a protected account has spent the money meanwhile.
+    """
+    legs = await sql.read_legs(await uow.raw(), transfer_id)
+    if not legs:
+        raise error_of(Refused(key, "transfer_not_found", "There is no such transfer."))
+    mirrored = tuple((account, -amount) for account, amount in legs)
+    command = Transfer(key, "reversal", mirrored, memo_id=memo_id, reverses=transfer_id)
+    (done,) = await post_strict(uow, [command])
+    assert done.transfer_id is not None
+    return done.transfer_id
+
+
 async def lock_balance(uow: UnitOfWork, ref: AccountRef) -> int:
     """The spendable balance (posted − held, minor units) of one account, locked.
 
@@ -102,6 +118,17 @@ async def lock_balance(uow: UnitOfWork, ref: AccountRef) -> int:
     states = await sql.lock_accounts(await uow.raw(), [ref])
     state = states.get(ref.id)
     return 0 if state is None else state.posted - state.held
+
+
+async def read_balances(uow: UnitOfWork, refs: Sequence[AccountRef]) -> dict[UUID, int]:
+    """Spendable minor units (posted − held) by account id, not locked; unknown ones are absent.
+
+    For a first opinion on many accounts at once (the matching engine's batches): only ``post``
+    decides.
+    """
+    if not refs:
+        return {}
+    return await sql.read_balances(await uow.raw(), [ref.id for ref in refs])
 
 
 async def _lock_and_read(
@@ -124,10 +151,13 @@ async def _lock_and_read(
         for command in commands
         if isinstance(command, Transfer) and command.reverses is not None
     ]
+    # Again, now under lock: somebody may have resolved them meanwhile.
+    holds = await sql.read_holds(connection, hold_ids) if hold_ids else {}
+    if any(hold.account.id not in accounts for hold in holds.values()):
+        raise LedgerKeyRace("Another process has just made one of these holds.")
     books = Books(
         accounts=accounts,
-        # Again, now under lock: somebody may have resolved them meanwhile.
-        holds=await sql.read_holds(connection, hold_ids) if hold_ids else {},
+        holds=holds,
         transfers=await sql.read_transfers(connection, reversed_ids) if reversed_ids else {},
         memory=memory,
     )

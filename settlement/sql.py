@@ -127,6 +127,16 @@ async def lock_accounts(
     }
 
 
+async def read_balances(
+    connection: asyncpg.Connection[Any], ids: Sequence[UUID]
+) -> dict[UUID, int]:
+    """Posted minus held of the known ones among ``ids``, without a lock."""
+    rows = await connection.fetch(
+        "SELECT id, posted - held FROM settlement.account WHERE id = ANY($1::uuid[])", ids
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 async def read_memory(
     connection: asyncpg.Connection[Any], keys: Sequence[str]
 ) -> tuple[dict[str, Memory], timedelta]:
@@ -239,3 +249,33 @@ async def _write_holds(
     if resolutions:
         columns = [list(column) for column in zip(*resolutions, strict=True)]
         await connection.execute(_WRITE_RESOLUTIONS, *columns, booked_at)
+
+
+async def read_balance(connection: asyncpg.Connection[Any], account_id: UUID) -> tuple[int, int]:
+    """``(posted, held)`` of an account without locking it; zeros if it does not exist."""
+    row = await connection.fetchrow(
+        "SELECT posted, held FROM settlement.account WHERE id = $1", account_id
+    )
+    return (0, 0) if row is None else (row["posted"], row["held"])
+
+
+async def read_leg(connection: asyncpg.Connection[Any], transfer_id: UUID, account_id: UUID) -> int:
+    """The signed amount that a transfer posted to an account; 0 if it did not touch it."""
+    amount: int | None = await connection.fetchval(
+        "SELECT amount FROM settlement.posting WHERE transfer_id = $1 AND account_id = $2",
+        transfer_id,
+        account_id,
+    )
+    return amount or 0
+
+
+async def read_legs(
+    connection: asyncpg.Connection[Any], transfer_id: UUID
+) -> list[tuple[AccountRef, int]]:
+    """Accounts and signed amounts of a transfer, by account id; empty if it does not exist."""
+    rows = await connection.fetch(
+        "SELECT a.kind, a.owner, a.currency, p.amount FROM settlement.posting p "
+        "JOIN settlement.account a ON a.id = p.account_id WHERE p.transfer_id = $1 ORDER BY a.id",
+        transfer_id,
+    )
+    return [(AccountRef(kind, owner, currency), amount) for kind, owner, currency, amount in rows]
