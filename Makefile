@@ -1,0 +1,86 @@
+# Needs Python >= 3.11 with pip, and GNU make. Everything else is installed into .venv.
+# Paths are relative, so the checkout may lie in a folder with spaces.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+DEVELOPMENT := .venv/.development
+TEST_JOBS ?= 2
+PYTHON ?=
+export PYTHON
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: $(RUNTIME) ## Play one whole trade on real data, then serve it (EXIT=1: end after it)
+	@$(BIN)/market demo $(if $(EXIT),--exit)
+
+.PHONY: up
+up: $(RUNTIME) ## Serve on persistent data in .market/ (PORT=8000)
+	@$(BIN)/market up $(if $(PORT),--port $(PORT))
+
+.PHONY: test
+test: $(DEVELOPMENT) ## Run all tests with coverage (ARGS="-k name")
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --cov --cov-report=term $(ARGS)
+
+.PHONY: check
+check: check-lock check-style check-types check-layers check-schema check-openapi ## Run every check but the tests
+
+.PHONY: check-lock
+check-lock: $(DEVELOPMENT)
+	@$(BIN)/python .ci/lock.py --check
+
+.PHONY: check-style
+check-style: $(DEVELOPMENT)
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && echo "style: ok"
+
+.PHONY: check-types
+check-types: $(DEVELOPMENT)
+	@$(BIN)/mypy --no-error-summary && echo "types: ok"
+
+.PHONY: check-layers
+check-layers: $(DEVELOPMENT)
+	@$(BIN)/lint-imports --no-logo --cache-dir .import_linter_cache
+
+.PHONY: check-schema
+check-schema: $(DEVELOPMENT)
+	@$(BIN)/python .ci/migrations.py
+
+.PHONY: check-openapi
+check-openapi: $(DEVELOPMENT)
+	@$(BIN)/market openapi --check && $(BIN)/python .ci/openapi_lint.py
+
+.PHONY: bench
+bench: $(DEVELOPMENT) ## Run all benchmarks (figures as a table and as JSON)
+	@$(BIN)/python -m tests.benchmarks
+
+.PHONY: fmt
+fmt: $(DEVELOPMENT) ## Format and fix the code
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+.PHONY: openapi
+openapi: $(DEVELOPMENT) ## Write openapi/ from the code
+	@$(BIN)/market openapi
+
+.PHONY: lock
+lock: $(DEVELOPMENT) ## Write requirements.lock from pyproject.toml (needs uv; UPGRADE=1: newest)
+	@$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## Remove caches and .venv; the data in .market/ stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+		.schemathesis .coverage .coverage.* build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUNTIME): requirements.lock pyproject.toml .ci/bootstrap.sh
+	@sh .ci/bootstrap.sh runtime
+	@touch $@
+
+$(DEVELOPMENT): $(RUNTIME)
+	@sh .ci/bootstrap.sh development
+	@touch $@
