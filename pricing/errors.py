@@ -1,16 +1,11 @@
 """Refusals of pricing. The tree:
 
-NotFound ── ListingUnknown, PlanNotFound, ValuationNotFound
+NotFound ── PlanNotFound, ValuationNotFound
 Conflict ── ListingClosed, PlanRetired, PlanCurrencyMismatch, TooManyPlans
 Invalid  ── ShareForSeller, SharePartyUnknown, ValuationImpossible
 """
 
 from market.kernel.errors import Conflict, Invalid, NotFound
-
-
-class ListingUnknown(NotFound):
-    code = "listing_not_found"
-    title = "No such listing"
 
 
 class PlanNotFound(NotFound):

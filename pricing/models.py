@@ -20,8 +20,9 @@ from sqlalchemy import (
     Integer,
     Text,
     UniqueConstraint,
+    Uuid,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID as PgUuid
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 WORD_CHARS = 16
@@ -87,9 +88,9 @@ class Plan(SQLModel, table=True):
         {"schema": "pricing"},
     )
 
-    id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
-    listing_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    seller_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
+    listing_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    seller_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
     kind: PlanKind = Field(sa_column=Column(_words(PlanKind), nullable=False))
     currency: str = Field(sa_column=Column(Text, nullable=False))
     price_minor: int = Field(sa_column=Column(BigInteger, nullable=False))
@@ -112,10 +113,10 @@ class ShareVersion(SQLModel, table=True):
         {"schema": "pricing"},
     )
 
-    listing_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
+    listing_id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
     version: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     total_ppm: int = Field(sa_column=Column(Integer, nullable=False))
-    set_by: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    set_by: UUID = Field(sa_column=Column(Uuid, nullable=False))
     created_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
 
 
@@ -135,10 +136,10 @@ class Share(SQLModel, table=True):
         {"schema": "pricing"},
     )
 
-    listing_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
+    listing_id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
     version: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     position: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    party_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    party_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
     ppm: int = Field(sa_column=Column(Integer, nullable=False))
 
 
@@ -158,10 +159,10 @@ class Valuation(SQLModel, table=True):
         {"schema": "pricing"},
     )
 
-    id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
-    listing_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    seller_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    created_by: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
+    listing_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    seller_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    created_by: UUID = Field(sa_column=Column(Uuid, nullable=False))
     method_version: str = Field(sa_column=Column(Text, nullable=False))
     currency: str = Field(sa_column=Column(Text, nullable=False))
     value_minor: int = Field(sa_column=Column(BigInteger, nullable=False))
@@ -188,8 +189,8 @@ class PriceObservation(SQLModel, table=True):
     id: int | None = Field(
         default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
     )
-    plan_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    listing_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    plan_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    listing_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
     category: str = Field(sa_column=Column(Text, nullable=False))
     currency: str = Field(sa_column=Column(Text, nullable=False))
     unit: Unit = Field(sa_column=Column(_words(Unit), nullable=False))
