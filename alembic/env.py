@@ -20,7 +20,7 @@ MODELS = (
     "market.matching.models",
 )
 for module in MODELS:
-    with contextlib.suppress(ModuleNotFoundError):
+    with contextlib.suppress(ImportError):
         importlib.import_module(module)
 
 SCHEMAS = {table.schema for table in SQLModel.metadata.tables.values()}

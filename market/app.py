@@ -43,7 +43,7 @@ def _routers() -> list[APIRouter]:
         "settlement.endpoints",
         "market.console.endpoints",
     ):
-        with contextlib.suppress(ModuleNotFoundError):
+        with contextlib.suppress(ImportError):
             found.append(importlib.import_module(name).router)
     return found
 

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import orjson
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import CursorResult, Executable, text
 from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -104,6 +104,13 @@ class UnitOfWork:
         connection = await self.session.connection()
         pooled = await connection.get_raw_connection()
         return cast("asyncpg.Connection[Any]", pooled.driver_connection)
+
+    async def execute(
+        self, statement: Executable, parameters: Mapping[str, object] | None = None
+    ) -> CursorResult[Any]:
+        """Core statements (text, insert, update); models are read by ``session.exec``."""
+        connection = await self.session.connection()
+        return await connection.execute(statement, parameters)
 
     def emit(
         self,
@@ -216,7 +223,7 @@ class Database:
         limits = dict(self._limits)
         if statement_timeout_ms is not None:
             limits["stmt"] = str(statement_timeout_ms)
-        row = (await session.execute(_BEGIN, limits)).one()
+        row = (await (await session.connection()).execute(_BEGIN, limits)).one()
         self._clock.offset = cast(timedelta, row[3])
         uow = UnitOfWork(session=session, now=row[2], claim=idempotency.current())
         if uow.claim is not None:

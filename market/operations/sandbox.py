@@ -55,7 +55,7 @@ async def advance_clock(kernel: Kernel, actor: Actor, body: AdvanceClock) -> Mar
         raise NotSandbox
     async with kernel.unit_of_work() as uow:
         row = (
-            await uow.session.execute(
+            await uow.execute(
                 text(
                     "UPDATE kernel.sandbox_clock SET ahead = ahead + :step WHERE id = 1"
                     " RETURNING now() + ahead, ahead"

@@ -1,0 +1,125 @@
+"""The unit of work: one transaction, no nesting, no I/O inside, database time, outbox."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from market.kernel import events
+from market.kernel.context import Kernel
+from market.kernel.db import DatabaseUnavailable, assert_no_unit_of_work
+from market.kernel.ids import new_id
+
+
+async def test_commits_on_exit_and_rolls_back_on_error(kernel: Kernel) -> None:
+    kept, lost = new_id(), new_id()
+    async with kernel.unit_of_work() as uow:
+        uow.emit("test.kept", kept, {"n": 1})
+    with pytest.raises(RuntimeError, match="no"):
+        async with kernel.unit_of_work() as uow:
+            uow.emit("test.lost", lost, {})
+            await uow.flush_events()
+            raise RuntimeError("no")
+    async with kernel.unit_of_work() as uow:
+        found = await events.read(await uow.raw(), (0, 0))
+    assert [event.object_id for event in found if event.object_id in (kept, lost)] == [kept]
+
+
+async def test_raw_shares_the_transaction(kernel: Kernel) -> None:
+    event_id = new_id()
+    with pytest.raises(RuntimeError, match="undo"):
+        async with kernel.unit_of_work() as uow:
+            raw = await uow.raw()
+            await raw.execute(
+                "INSERT INTO kernel.outbox (id, type, object_id, parties, data)"
+                " VALUES ($1, 'x', $1, '{}', '{}')",
+                event_id,
+            )
+            raise RuntimeError("undo")
+    async with kernel.unit_of_work() as uow:
+        count = await (await uow.raw()).fetchval(
+            "SELECT count(*) FROM kernel.outbox WHERE id = $1", event_id
+        )
+    assert count == 0
+
+
+async def test_nesting_is_an_assertion_also_in_child_tasks(kernel: Kernel) -> None:
+    async def nested() -> None:
+        async with kernel.unit_of_work():
+            pass
+
+    async with kernel.unit_of_work():
+        with pytest.raises(AssertionError, match="already open"):
+            await nested()
+        with pytest.raises(AssertionError, match="already open"):
+            await asyncio.create_task(nested())
+        with pytest.raises(AssertionError, match="outgoing"):
+            assert_no_unit_of_work()
+    assert_no_unit_of_work()
+
+
+async def test_now_is_database_time_plus_offset(kernel: Kernel) -> None:
+    async with kernel.unit_of_work() as uow:
+        assert abs(uow.now - datetime.now(UTC)) < timedelta(seconds=30)
+        await uow.execute(
+            text("UPDATE kernel.sandbox_clock SET ahead = ahead + interval '1 day'")
+        )
+    async with kernel.unit_of_work() as uow:
+        assert uow.now - datetime.now(UTC) > timedelta(hours=23)
+        assert kernel.clock.now() - datetime.now(UTC) > timedelta(hours=23)
+
+
+async def test_lock_timeout_is_a_bounded_503(kernel: Kernel) -> None:
+    async with kernel.unit_of_work() as uow:
+        await uow.execute(text("SELECT * FROM kernel.sandbox_clock FOR UPDATE"))
+
+        async def blocked() -> None:
+            connection = await asyncio.to_thread(_lock_elsewhere, kernel.settings.database_url)
+            assert connection is None
+
+        await blocked()
+
+
+def _lock_elsewhere(url: str | None) -> None:
+    import psycopg
+
+    assert url is not None
+    with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.LockNotAvailable):
+        connection.execute("SELECT * FROM kernel.sandbox_clock FOR UPDATE NOWAIT")
+
+
+async def test_statement_timeout_maps_to_unavailable(kernel: Kernel) -> None:
+    with pytest.raises(DatabaseUnavailable) as raised:
+        async with kernel.unit_of_work(statement_timeout_ms=50) as uow:
+            await uow.execute(text("SELECT pg_sleep(5)"))
+    assert raised.value.status == 503
+    assert raised.value.headers["Retry-After"] == "1"
+    async with kernel.unit_of_work() as uow:
+        assert (await uow.execute(text("SELECT 1"))).scalar_one() == 1
+
+
+async def test_reader_never_passes_a_running_writer(kernel: Kernel) -> None:
+    """Sequence numbers commit out of order; the reader waits for the older transaction."""
+    early, late = new_id(), new_id()
+    entered, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        async with kernel.unit_of_work() as uow:
+            uow.emit("test.early", early, {})
+            await uow.flush_events()
+            entered.set()
+            await finish.wait()
+
+    task = asyncio.create_task(slow())
+    await entered.wait()
+    async with kernel.unit_of_work() as uow:
+        uow.emit("test.late", late, {})
+    async with kernel.unit_of_work() as uow:
+        seen = {event.object_id for event in await events.read(await uow.raw(), (0, 0))}
+    assert late not in seen
+    finish.set()
+    await task
+    async with kernel.unit_of_work() as uow:
+        rows = await events.read(await uow.raw(), (0, 0))
+    assert [row.object_id for row in rows if row.object_id in (early, late)] == [early, late]
