@@ -83,6 +83,14 @@ def _party() -> None:
         schema="parties",
     )
     op.create_index("party_status_id", "party", ["status", "id"], schema="parties")
+    op.create_index(
+        "party_identity",
+        "party",
+        ["jurisdiction", "tax_number"],
+        schema="parties",
+        unique=True,
+        postgresql_where=sa.text("status <> 'pending' AND tax_number IS NOT NULL"),
+    )
     op.create_index("party_roles", "party", ["roles"], schema="parties", postgresql_using="gin")
     op.create_index(
         "party_affiliate_group",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from market.kernel.context import Kernel
@@ -10,7 +11,7 @@ from market.kernel.db import UnitOfWork
 from market.kernel.schemas import BadCursor, Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.access import may_oversee
-from market.parties.errors import PartyNotFound, PartyNotVerified
+from market.parties.errors import IdentityTaken, PartyNotFound, PartyNotVerified
 from market.parties.models import Party, PartyStatus
 from market.parties.schemas import Contact, PartyView, PublicParty
 
@@ -63,6 +64,18 @@ async def lock_party(uow: UnitOfWork, party_id: UUID) -> Party:
     if party is None:
         raise PartyNotFound
     return party
+
+
+async def flush_identity(uow: UnitOfWork) -> None:
+    """Write a changed identity now. Raises IdentityTaken (409); the database decides, so that
+    two operators cannot verify one organization twice at the same time.
+    """
+    try:
+        await uow.session.flush()
+    except IntegrityError as error:
+        if "party_identity" in str(error.orig):
+            raise IdentityTaken(param="tax_number") from error
+        raise
 
 
 def related(a: Party, b: Party) -> bool:

@@ -69,6 +69,14 @@ class IdentityLocked(Conflict):
     title = "Verified identity data can only be changed by an operator"
 
 
+class IdentityTaken(Conflict):
+    """The tax number belongs to another verified or suspended party."""
+
+    code = "identity_taken"
+    title = "Another organization was verified under this tax number"
+    default_hint = "One organization has one party; give it a further credential instead."
+
+
 class AlreadyVerified(Conflict):
     code = "party_already_verified"
     title = "This organization is verified already"

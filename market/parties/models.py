@@ -93,6 +93,14 @@ class Party(SQLModel, table=True):
         ),
         CheckConstraint("version >= 1", name="party_version_positive"),
         Index("party_status_id", "status", "id"),
+        # Suspended ones count: a new sign-up under the same number would evade the suspension.
+        Index(
+            "party_identity",
+            "jurisdiction",
+            "tax_number",
+            unique=True,
+            postgresql_where=text("status <> 'pending' AND tax_number IS NOT NULL"),
+        ),
         Index("party_roles", "roles", postgresql_using="gin"),
         Index(
             "party_affiliate_group",

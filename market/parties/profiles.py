@@ -7,7 +7,7 @@ from market.kernel.context import Kernel
 from market.kernel.http import require_version
 from market.kernel.ids import show
 from market.kernel.security import Actor, Role, RoleRequired
-from market.parties.directory import full_view, lock_party
+from market.parties.directory import flush_identity, full_view, lock_party
 from market.parties.errors import IdentityLocked, PartyNotFound
 from market.parties.models import Party, PartyStatus
 from market.parties.schemas import Contact, PartyPatch, PartyView
@@ -22,7 +22,8 @@ async def edit_party(
 
     Raises PartyNotFound (404) for anybody else, RoleRequired (403) when the party sets its own
     affiliate group, IdentityLocked (409) when it renames itself after verification,
-    PreconditionFailed (412). Emits ``party.updated`` with the names of the fields, not the values.
+    IdentityTaken (409), PreconditionFailed (412).
+    Emits ``party.updated`` with the names of the fields, not the values.
     """
     is_operator = actor.has(Role.OPERATOR)
     if not is_operator and actor.party_id != party_id:
@@ -36,9 +37,10 @@ async def edit_party(
         locked = sorted(fields & IDENTITY_FIELDS)
         if locked and party.status is not PartyStatus.PENDING and not is_operator:
             raise IdentityLocked(param=locked[0])
-        _apply(party, body)
         party.version += 1
         party.updated_at = uow.now
+        _apply(party, body)
+        await flush_identity(uow)
         uow.emit(
             "party.updated",
             party.id,

@@ -10,7 +10,7 @@ from market.kernel.ids import new_id, show
 from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.access import may_oversee
-from market.parties.directory import after_id, full_view, get_party, lock_party
+from market.parties.directory import after_id, flush_identity, full_view, get_party, lock_party
 from market.parties.errors import AlreadySuspended, AlreadyVerified, PartyNotFound, SelfReview
 from market.parties.models import Decision, DecisionKind, Party, PartyStatus
 from market.parties.schemas import (
@@ -27,7 +27,8 @@ async def verify_party(
 ) -> PartyView:
     """Confirm a pending party's identity, or lift a suspension by checking it again.
 
-    Raises RoleRequired (403), PartyNotFound (404), SelfReview and AlreadyVerified (409).
+    Raises RoleRequired (403), PartyNotFound (404), SelfReview, AlreadyVerified and
+    IdentityTaken (409).
     Emits ``party.verified``.
     """
     actor.require(Role.OPERATOR)
@@ -38,6 +39,7 @@ async def verify_party(
         party.status = PartyStatus.VERIFIED
         party.verified_at = uow.now
         party.suspended_at = None
+        await flush_identity(uow)
         _record(uow, actor, party, DecisionKind.VERIFY, evidence=body.evidence, reason=body.reason)
         uow.emit("party.verified", party.id, _fact(actor, party), parties=[party.id])
         view = full_view(party)
