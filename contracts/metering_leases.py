@@ -73,7 +73,7 @@ class Refuse:
     error: MarketError
 
 
-def refusal_of(grant: Mapping[str, Any], now: datetime) -> MarketError | None:
+def refusal_of(grant: Mapping[str, Any] | sql.Row, now: datetime) -> MarketError | None:
     """Why a grant does not deliver, or None."""
     status = grant["status"]
     if status == GrantStatus.REVOKED:

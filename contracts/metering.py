@@ -1,0 +1,295 @@
+"""The meter: exact through crashes, with Postgres as the truth and Valkey as a cache.
+
+A delivery is admitted, reserved, sent, settled, recorded. Reservations live in Valkey against a
+lease that Postgres lent; a settled fact is kept in Valkey and in this process until it is durable
+("hold until durable"), so that losing either loses nothing:
+
+    crash                billed, not delivered     delivered, not billed
+    process killed       0                         at most the pages being sent
+    Valkey emptied       0                         0 (units of its leases return after a drain)
+    Postgres stopped     0                         0 (serves on leases, then 503)
+    process and Valkey   0                         pages being sent or not yet flushed (50 ms)
+
+"Delivered" means that this server's transport accepted the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from contracts import metering_leases as leases, metering_scripts as scripts
+from contracts.errors import DeliveryInProgress, MeterUnavailable, TokenRevoked
+from contracts.metering_cache import MeterCache
+from contracts.metering_records import Fact, record, unpack
+from market.kernel.context import Kernel
+from market.kernel.errors import MarketError
+from market.kernel.logging import get_logger
+from market.kernel.redis import Redis
+
+# Postgres is asked at least this often per grant, so that a revocation that could not reach
+# Valkey still takes effect.
+FRESH_MS = 2_000
+FLUSH_INTERVAL_S = 0.03
+FLUSH_MAX = 500
+# Facts that may wait for Postgres before deliveries are refused: some seconds of full load.
+BUFFER_MAX = 20_000
+RETRY_S = 0.5
+# Several processes may take turns on one grant; more turns than this mean trouble.
+ATTEMPTS_MAX = 12
+
+_log = get_logger("contracts.metering")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Reserved units. ``deadline`` is in ``time.monotonic`` seconds; sending ends before it."""
+
+    grant_id: UUID
+    key: str
+    units: int
+    owner: str
+    lease_id: UUID
+    remaining: int | None
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The Delivery-Id has been settled before."""
+
+    fact: Fact
+
+
+class _Turn:
+    """One grant's queue to Postgres within this process."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.count = 0
+
+
+class Meter:
+    """One per process and cache. ``hold_s`` must exceed the time that a page may take to send."""
+
+    def __init__(self, kernel: Kernel, *, hold_s: int | None = None) -> None:
+        self._kernel = kernel
+        self.cache = MeterCache(kernel.redis)
+        self.hold_s = hold_s if hold_s is not None else kernel.settings.meter_hold_s
+        self._turns: WeakValueDictionary[UUID, _Turn] = WeakValueDictionary()
+        self._buffer: list[Fact] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._flushing = asyncio.Lock()
+
+    async def admit(self, grant_id: UUID, token_id: UUID) -> None:
+        """Refuse early, before any data is read. Charges nothing.
+
+        Raises GrantRevoked, GrantExpired, TokenRevoked (410), GrantSuspended (403),
+        QuotaExhausted (402), MeterUnavailable (503).
+        """
+        if len(self._buffer) >= BUFFER_MAX:
+            raise MeterUnavailable("Usage records wait for the database.", retry_after_s=2)
+        for _ in range(ATTEMPTS_MAX):
+            turn = self._turn(grant_id)
+            seen = turn.count
+            word, *rest = await self.cache.call(scripts.ADMIT, grant_id, token_id.hex)
+            if word == "TOKEN":
+                raise TokenRevoked
+            if word in {"PASS", "EMPTY"}:
+                return
+            await self._recheck(grant_id, turn, seen, block=rest[0], lease=rest[1])
+        raise MeterUnavailable("The grant is changing too often.")
+
+    async def reserve(
+        self, grant_id: UUID, token_id: UUID, *, key: str, units: int
+    ) -> Hold | Delivered:
+        """Set ``units`` aside for the delivery ``key``.
+
+        Raises as :meth:`admit`, MeterRecovering (503), and DeliveryInProgress (409) while the
+        same key is being delivered.
+        """
+        owner, nonce = uuid4().hex, uuid4().hex
+        for _ in range(ATTEMPTS_MAX):
+            turn = self._turn(grant_id)
+            seen = turn.count
+            deadline = time.monotonic() + self.hold_s
+            word, *rest = await self.cache.call(
+                scripts.RESERVE,
+                grant_id,
+                *(key, units, owner, token_id.hex, self.hold_s * 1_000, nonce),
+            )
+            if word == "OK":
+                left = _remaining(int(rest[1]), int(rest[2]))
+                return Hold(grant_id, key, units, owner, UUID(rest[0]), left, deadline)
+            if word == "DONE":
+                return Delivered(unpack(rest[0]))
+            if word == "BUSY":
+                raise DeliveryInProgress(headers={"Retry-After": "1"})
+            if word == "TOKEN":
+                raise TokenRevoked
+            if word == "CHECK":
+                await self._recheck(grant_id, turn, seen, block=rest[0], lease=rest[1])
+            else:
+                ask = leases.Ask(
+                    grant_id, units, rest[0], int(rest[1]), int(rest[2]), rest[3] or nonce
+                )
+                await self._lend(ask, turn, seen)
+        raise MeterUnavailable("The grant is changing too often.")
+
+    async def settle(self, hold: Hold, fact: Fact) -> None:
+        """Charge what ``fact`` says and make it durable soon.
+
+        Raises nothing that the cache does: the fact is in this process, and that is enough.
+        """
+        assert 0 <= fact.units <= hold.units
+        try:
+            await self.cache.call(
+                scripts.SETTLE, hold.grant_id, hold.key, fact.units, hold.owner, fact.pack()
+            )
+        except MeterUnavailable:
+            _log.warning("settled_without_cache", grant_id=hold.grant_id.hex)
+        finally:
+            self._buffer.append(fact)
+            self._start_flusher()
+
+    async def release(self, hold: Hold) -> None:
+        """Give all reserved units back: nothing was delivered. A lost cache gives them by itself."""
+        try:
+            await self.cache.call(scripts.SETTLE, hold.grant_id, hold.key, 0, hold.owner, "")
+        except MeterUnavailable:
+            _log.warning("released_without_cache", grant_id=hold.grant_id.hex)
+
+    async def flush(self) -> int:
+        """Make every buffered fact durable now; give their number. Raises DatabaseUnavailable."""
+        written = 0
+        async with self._flushing:
+            while self._buffer:
+                batch = self._buffer[:FLUSH_MAX]
+                written += await self._write(batch)
+                del self._buffer[: len(batch)]
+        return written
+
+    async def recover(self, grant_id: UUID, *, age_ms: int) -> int:
+        """Sweep one grant: free overdue reservations, record facts older than ``age_ms``.
+
+        Facts of a live process may be found too; recording twice is harmless.
+        """
+        found = await self.cache.call(scripts.SWEEP, grant_id, age_ms)
+        facts = [unpack(text) for text in found]
+        return await self._write(facts) if facts else 0
+
+    async def forget(self, grant_id: UUID, lease_id: UUID) -> None:
+        """Stop serving from a lease that is to be drained."""
+        await self.cache.call(scripts.FORGET, grant_id, lease_id.hex)
+
+    async def _write(self, batch: Sequence[Fact]) -> int:
+        async with self._kernel.unit_of_work() as uow:
+            written = await record(uow, self._kernel.keys, batch)
+        keys: dict[UUID, list[str]] = {}
+        for fact in batch:
+            keys.setdefault(fact.grant_id, []).append(fact.key)
+        try:
+            await asyncio.gather(
+                *(self.cache.call(scripts.ACK, grant, *done) for grant, done in keys.items())
+            )
+        except MeterUnavailable:
+            # Durable anyway; the sweeper will find and forget them.
+            _log.warning("recorded_without_cache", facts=len(batch))
+        return written
+
+    def _start_flusher(self) -> None:
+        if self._flusher is None or self._flusher.done():
+            # A context of its own: the flusher outlives the request that woke it.
+            self._flusher = asyncio.create_task(
+                self._flush_until_empty(), context=contextvars.Context()
+            )
+
+    async def _flush_until_empty(self) -> None:
+        while self._buffer:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            try:
+                await self.flush()
+            except (MarketError, OSError) as error:
+                _log.warning("flush_failed", waiting=len(self._buffer), error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    def _turn(self, grant_id: UUID) -> _Turn:
+        turn = self._turns.get(grant_id)
+        if turn is None:
+            turn = self._turns[grant_id] = _Turn()
+        return turn
+
+    async def _lend(self, ask: leases.Ask, turn: _Turn, seen: int) -> None:
+        async with turn.lock:
+            if turn.count != seen:
+                return
+            async with self._kernel.unit_of_work() as uow:
+                answer = await leases.obtain(
+                    uow,
+                    ask,
+                    lease_units=self._kernel.settings.meter_lease_units,
+                    hold_s=self.hold_s,
+                )
+            if isinstance(answer, leases.Refuse):
+                raise answer.error
+            if isinstance(answer, leases.Forget):
+                await self.cache.call(scripts.FORGET, ask.grant_id, answer.lease)
+            else:
+                await self.cache.call(
+                    scripts.ACTIVATE,
+                    ask.grant_id,
+                    *(answer.lease, answer.units, ask.nonce, answer.gen, FRESH_MS, answer.rest),
+                    *answer.revoked,
+                )
+            turn.count += 1
+
+    async def _recheck(
+        self, grant_id: UUID, turn: _Turn, seen: int, *, block: str, lease: str
+    ) -> None:
+        async with turn.lock:
+            if turn.count != seen:
+                return
+            async with self._kernel.unit_of_work() as uow:
+                answer = await leases.recheck(uow, grant_id, lease)
+            if isinstance(answer, leases.Refuse):
+                raise answer.error
+            if isinstance(answer, leases.Forget):
+                await self.cache.call(scripts.FORGET, grant_id, answer.lease)
+            else:
+                await self.cache.call(
+                    scripts.REFRESH,
+                    grant_id,
+                    *(block, lease, answer.gen, FRESH_MS, answer.rest),
+                    *answer.revoked,
+                )
+            turn.count += 1
+
+
+def _remaining(avail: int, rest: int) -> int | None:
+    return None if rest == leases.UNBOUNDED else avail + rest
+
+
+_meters: WeakKeyDictionary[Redis, Meter] = WeakKeyDictionary()
+
+
+def meter_of(kernel: Kernel) -> Meter:
+    """This process's meter on the kernel's cache."""
+    meter = _meters.get(kernel.redis)
+    if meter is None:
+        meter = _meters[kernel.redis] = Meter(kernel)
+    return meter
+
+
+async def close_meter(kernel: Kernel) -> None:
+    """Before the kernel closes: make what is buffered durable. A failure leaves it to the sweeper."""
+    meter = _meters.pop(kernel.redis, None)
+    if meter is not None:
+        try:
+            await meter.flush()
+        except (MarketError, OSError) as error:
+            _log.warning("unflushed_at_close", error=str(error))
