@@ -1,0 +1,148 @@
+"""Background work: a Postgres job queue (Procrastinate) that runs each package's jobs on time.
+
+Jobs are functions ``async def name(kernel) -> int`` in the packages' ``jobs.py``: bounded per run,
+safe to run twice and at once. The queue gives what a loop does not: one run at a time over all
+processes (queueing lock), retries with back-off, and jobs of killed workers taken up again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import procrastinate
+from procrastinate.exceptions import AlreadyEnqueued
+from prometheus_client import Counter
+
+from market.kernel.context import Kernel, open_kernel
+from market.kernel.db import plain_url
+from market.kernel.logging import get_logger
+from market.kernel.settings import Settings
+
+_log = get_logger(__name__)
+
+# A worker that has not beaten for this long is dead; its jobs go back to the queue.
+STALLED_AFTER_S = 10
+HEARTBEAT_S = 2
+JOB_ATTEMPTS_MAX = 5
+# A job that always finds a full batch gets this many rounds before the next tick takes over.
+ROUNDS_MAX = 20
+
+JOB_ITEMS = Counter("market_job_items_total", "Items done by background jobs", ["job"])
+
+JobFunction = Callable[[Kernel], Awaitable[int]]
+
+
+@dataclass(frozen=True)
+class ScheduledJob:
+    """A job and its six-field cron expression (the last field is seconds)."""
+
+    name: str
+    run: JobFunction
+    cron: str
+
+
+def every(seconds: int) -> str:
+    """The cron expression for every ``seconds`` (a divisor of 60)."""
+    return f"* * * * * */{seconds}" if seconds > 1 else "* * * * * *"
+
+
+async def run_once(kernel: Kernel, jobs: list[ScheduledJob]) -> dict[str, int]:
+    """Run every job until it finds nothing (bounded). For the demo's and tests' sake."""
+    return {job.name: await _drain(kernel, job) for job in jobs}
+
+
+async def _drain(kernel: Kernel, job: ScheduledJob) -> int:
+    total = 0
+    for _ in range(ROUNDS_MAX):
+        done = await job.run(kernel)
+        total += done
+        if done == 0:
+            break
+    JOB_ITEMS.labels(job.name).inc(total)
+    return total
+
+
+def make_queue(kernel: Kernel, jobs: list[ScheduledJob]) -> procrastinate.App:
+    """The Procrastinate app with every job as a periodic task of its own queueing lock."""
+    assert kernel.settings.database_url is not None
+    connector = procrastinate.PsycopgConnector(
+        conninfo=plain_url(kernel.settings.database_url),
+        kwargs={"options": "-c search_path=jobs -c timezone=UTC"},
+        min_size=1,
+        max_size=4,
+    )
+    queue = procrastinate.App(connector=connector)
+    for job in jobs:
+        _register(queue, kernel, job)
+    _register_rescue(queue)
+    return queue
+
+
+def _register(queue: procrastinate.App, kernel: Kernel, job: ScheduledJob) -> None:
+    async def task(timestamp: int) -> None:
+        await _drain(kernel, job)
+
+    retry = procrastinate.RetryStrategy(max_attempts=JOB_ATTEMPTS_MAX, exponential_wait=2)
+    made = queue.task(name=job.name, queueing_lock=job.name, lock=job.name, retry=retry)(task)
+    queue.periodic(cron=job.cron)(made)
+
+
+def _register_rescue(queue: procrastinate.App) -> None:
+    # The library finds jobs of dead workers but leaves retrying them to us (operations.md §3 row 3).
+    async def rescue(timestamp: int) -> None:
+        stalled = await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER_S)
+        for job in stalled:
+            _log.warning("job_rescued", job=job.task_name)
+            with contextlib.suppress(AlreadyEnqueued):
+                await queue.job_manager.retry_job(job, retry_at=datetime.now(UTC))
+
+    made = queue.task(name="rescue_stalled_jobs", queueing_lock="rescue_stalled_jobs")(rescue)
+    queue.periodic(cron=every(5))(made)
+
+
+async def work(queue: procrastinate.App, *, signals: bool, concurrency: int = 4) -> None:
+    """Run the queue until cancelled. Finished jobs are deleted, so the table stays small."""
+    async with queue.open_async():
+        await queue.run_worker_async(
+            concurrency=concurrency,
+            install_signal_handlers=signals,
+            delete_jobs="successful",
+            update_heartbeat_interval=HEARTBEAT_S,
+            stalled_worker_timeout=STALLED_AFTER_S,
+            fetch_job_polling_interval=1.0,
+            shutdown_graceful_timeout=5.0,
+        )
+
+
+@contextlib.asynccontextmanager
+async def in_process(kernel: Kernel, jobs: list[ScheduledJob]) -> AsyncIterator[None]:
+    """Run the worker beside the API, in its loop, and stop it with the API."""
+    task = asyncio.create_task(work(make_queue(kernel, jobs), signals=False), name="worker")
+
+    def report(done: asyncio.Task[Any]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            _log.error("worker_stopped", exc_info=done.exception())
+
+    task.add_done_callback(report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+def run_worker(settings: Settings, jobs: list[ScheduledJob]) -> None:
+    """A worker process of its own: ``market worker``. Returns on SIGTERM or SIGINT."""
+
+    async def main() -> None:
+        kernel = open_kernel(settings)
+        try:
+            await work(make_queue(kernel, jobs), signals=True)
+        finally:
+            await kernel.close()
+
+    asyncio.run(main())
