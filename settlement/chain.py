@@ -125,11 +125,11 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
-def batch_root(entries: Sequence[Entry], booked_at: datetime) -> bytes:
-    """The root of a batch whose commands were all booked at one moment."""
+def batch_leaves(entries: Sequence[Entry], booked_at: datetime) -> list[bytes]:
+    """The leaf hashes of a batch, whose commands were all booked at one moment."""
     booked_us = micros(booked_at)
     assert booked_us is not None
-    return merkle_root([leaf_hash(leaf_bytes(entry, booked_us)) for entry in entries])
+    return [leaf_hash(leaf_bytes(entry, booked_us)) for entry in entries]
 
 
 def link_hash(previous: bytes, number: int, root: bytes) -> bytes:

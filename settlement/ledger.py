@@ -17,7 +17,7 @@ from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id
 from settlement import sql
 from settlement.accounts import AccountRef
-from settlement.chain import batch_root
+from settlement.chain import batch_leaves
 from settlement.commands import (
     Applied,
     Capture,
@@ -62,7 +62,7 @@ async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
             await sql.write(
                 connection,
                 batch_id=new_id(),
-                root=batch_root(decision.entries, booked_at),
+                leaves=batch_leaves(decision.entries, booked_at),
                 booked_at=booked_at,
                 entries=decision.entries,
                 before=books.accounts,

@@ -131,6 +131,7 @@ class Command(SQLModel, table=True):
     __tablename__ = "command"
     __table_args__ = (
         CheckConstraint("octet_length(body_hash) = 32", name="command_body_hash"),
+        CheckConstraint("octet_length(leaf_hash) = 32", name="command_leaf_hash"),
         CheckConstraint(
             "type IN ('transfer', 'hold', 'capture', 'void', 'expire')", name="command_type"
         ),
@@ -145,6 +146,7 @@ class Command(SQLModel, table=True):
 
     key: str = Field(sa_column=_text(primary_key=True))
     body_hash: bytes = Field(sa_column=_bytes())
+    leaf_hash: bytes = Field(sa_column=_bytes())
     batch_id: UUID = Field(sa_column=_uuid())
     ordinal: int = Field(sa_column=Column(Integer, nullable=False))
     type: str = Field(sa_column=_text())
@@ -297,6 +299,7 @@ class TopUp(SQLModel, table=True):
         ),
         CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="top_up_failure"),
         CheckConstraint("octet_length(request_hash) = 32", name="top_up_request_hash"),
+        UniqueConstraint("party_id", "request_key", name="top_up_request"),
         Index("top_up_party_id", "party_id", "id"),
         Index("top_up_due", "next_attempt_at", postgresql_where=text("status = 'pending'")),
         SCHEMA,
@@ -308,6 +311,7 @@ class TopUp(SQLModel, table=True):
     currency: str = Field(sa_column=_currency())
     card: str = Field(sa_column=_text())
     rail: str = Field(sa_column=_text())
+    request_key: bytes = Field(sa_column=_bytes())
     request_hash: bytes = Field(sa_column=_bytes())
     status: str = Field(sa_column=_text())
     failure_code: str | None = Field(default=None, sa_column=_text(nullable=True))

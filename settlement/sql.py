@@ -7,13 +7,13 @@ compares it with a SQL function per transfer; the ORM flush alone is ten times a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from settlement.accounts import AccountRef
-from settlement.chain import Entry
+from settlement.chain import Entry, merkle_root
 from settlement.commands import Applied, Refused, Result
 from settlement.rules import AccountState, HoldState, Memory, PastTransfer
 
@@ -75,13 +75,13 @@ WITH new_batch AS (
     SELECT * FROM unnest($15::uuid[], $16::bigint[], $17::uuid[], $18::text[], $19::bigint[],
                          $20::bigint[])
 ), new_command AS (
-    INSERT INTO settlement.command (batch_id, ordinal, key, body_hash, type, transfer_id, hold_id,
-                                    resolved_hold_id, code, detail)
-    SELECT $1, u.n - 1, u.key, u.body_hash, u.type, u.transfer_id, u.hold_id, u.resolved, u.code,
-           u.detail
-    FROM unnest($21::text[], $22::bytea[], $23::text[], $24::uuid[], $25::uuid[], $26::uuid[],
-                $27::text[], $28::text[]) WITH ORDINALITY
-         AS u(key, body_hash, type, transfer_id, hold_id, resolved, code, detail, n)
+    INSERT INTO settlement.command (batch_id, ordinal, key, body_hash, leaf_hash, type,
+                                    transfer_id, hold_id, resolved_hold_id, code, detail)
+    SELECT $1, u.n - 1, u.key, u.body_hash, u.leaf_hash, u.type, u.transfer_id, u.hold_id,
+           u.resolved, u.code, u.detail
+    FROM unnest($21::text[], $22::bytea[], $23::bytea[], $24::text[], $25::uuid[], $26::uuid[],
+                $27::uuid[], $28::text[], $29::text[]) WITH ORDINALITY
+         AS u(key, body_hash, leaf_hash, type, transfer_id, hold_id, resolved, code, detail, n)
 )
 SELECT count(*) FROM changed
 """
@@ -188,11 +188,11 @@ async def write(
     connection: asyncpg.Connection[Any],
     *,
     batch_id: UUID,
-    root: bytes,
+    leaves: Sequence[bytes],
     booked_at: datetime,
     entries: Sequence[Entry],
-    before: dict[UUID, AccountState],
-    after: dict[UUID, AccountState],
+    before: Mapping[UUID, AccountState],
+    after: Mapping[UUID, AccountState],
 ) -> None:
     """Write a decided batch: balances folded per account, then everything it appended.
 
@@ -206,7 +206,7 @@ async def write(
     changed = await connection.fetchval(
         _WRITE,
         batch_id,
-        root,
+        merkle_root(leaves),
         len(entries),
         booked_at,
         [identity for identity, _ in moved],
@@ -227,6 +227,7 @@ async def write(
         [posting.balance for _, posting in legs],
         [entry.key for entry in entries],
         [entry.body_hash for entry in entries],
+        leaves,
         [entry.type for entry in entries],
         [entry.transfer and entry.transfer.id for entry in entries],
         [entry.hold and entry.hold.id for entry in entries],

@@ -279,6 +279,7 @@ def _commands() -> None:
         "command",
         sa.Column("key", sa.Text(), primary_key=True),
         sa.Column("body_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("leaf_hash", sa.LargeBinary(), nullable=False),
         _uuid("batch_id"),
         sa.Column("ordinal", sa.Integer(), nullable=False),
         _text("type"),
@@ -288,6 +289,7 @@ def _commands() -> None:
         _text("code", nullable=True),
         _text("detail", nullable=True),
         sa.CheckConstraint("octet_length(body_hash) = 32", name="command_body_hash"),
+        sa.CheckConstraint("octet_length(leaf_hash) = 32", name="command_leaf_hash"),
         sa.CheckConstraint(
             "type IN ('transfer', 'hold', 'capture', 'void', 'expire')", name="command_type"
         ),
@@ -426,6 +428,7 @@ def _top_ups() -> None:
         *_money(),
         _text("card"),
         _text("rail"),
+        sa.Column("request_key", sa.LargeBinary(), nullable=False),
         sa.Column("request_hash", sa.LargeBinary(), nullable=False),
         _text("status"),
         _text("failure_code", nullable=True),
@@ -440,6 +443,7 @@ def _top_ups() -> None:
             "(status = 'failed') = (failure_code IS NOT NULL)", name="top_up_failure"
         ),
         sa.CheckConstraint("octet_length(request_hash) = 32", name="top_up_request_hash"),
+        sa.UniqueConstraint("party_id", "request_key", name="top_up_request"),
         schema="settlement",
     )
     op.create_index("top_up_party_id", "top_up", ["party_id", "id"], schema="settlement")

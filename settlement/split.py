@@ -1,0 +1,89 @@
+"""Who gets what of a sale, exactly, over any number of partial releases. Pure.
+
+Each part is a function of the *cumulative* amount released, and a release pays the difference
+``part(before + amount) - part(before)``; so the parts of every release sum to it, and the parts
+of all releases equal those of one release of the total.
+
+That needs parts which never shrink as the amount grows. The largest-remainder method over three
+or more parts does not have this property (the Alabama paradox: weights 5 %, 28.5 %, 66.5 % split
+8 as 1, 2, 5 but 9 as 0, 3, 6), so a later release would *take back* a unit already paid.
+Between two parts it has it. So the sum is cut in two repeatedly, by
+largest remainder, in a fixed order: fee against net, then each contributor against the rest, the
+seller keeps what is left. Each cut rounds by at most half a minor unit over the whole life of
+the deal, however many releases there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from market.kernel.money import PPM, split
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTerms:
+    """``fee_ppm`` of the gross amount; ``shares`` (party, ppm) of the seller's net, in order.
+
+    Raises ValueError when a rate is outside 0..1,000,000 ppm, or shares leave the seller nothing.
+    """
+
+    fee_ppm: int
+    shares: tuple[tuple[UUID, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fee_ppm < PPM:
+            raise ValueError(f"fee_ppm must be 0 to {PPM - 1}, not {self.fee_ppm}")
+        if any(ppm <= 0 for _, ppm in self.shares) or sum(p for _, p in self.shares) >= PPM:
+            raise ValueError("shares are positive and leave the seller something")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Minor units for the platform, each contributor (in the terms' order) and the seller."""
+
+    fee: int
+    shares: tuple[int, ...]
+    seller: int
+
+    @property
+    def total(self) -> int:
+        return self.fee + sum(self.shares) + self.seller
+
+
+def cumulative(total: int, terms: SplitTerms) -> Parts:
+    """The parts of ``total`` minor units released so far. Each part grows with ``total``."""
+    fee, rest = split(total, (terms.fee_ppm, PPM - terms.fee_ppm))
+    rest_ppm = PPM
+    shares = []
+    for _, ppm in terms.shares:
+        share, rest = split(rest, (ppm, rest_ppm - ppm))
+        rest_ppm -= ppm
+        shares.append(share)
+    return Parts(fee, tuple(shares), rest)
+
+
+def increment(before: int, amount: int, terms: SplitTerms) -> Parts:
+    """The parts of releasing ``amount`` after ``before``; all are >= 0 and sum to ``amount``.
+
+    Raises ValueError for negative amounts.
+    """
+    if before < 0 or amount < 0:
+        raise ValueError("released amounts are not negative")
+    earlier, later = cumulative(before, terms), cumulative(before + amount, terms)
+    return Parts(
+        later.fee - earlier.fee,
+        tuple(new - old for new, old in zip(later.shares, earlier.shares, strict=True)),
+        later.seller - earlier.seller,
+    )
+
+
+def by_party(parts: Parts, terms: SplitTerms, seller_id: UUID) -> dict[UUID, int]:
+    """Positive amounts per party; a seller who is also a contributor appears once."""
+    paid: dict[UUID, int] = {}
+    named: Iterable[UUID] = [*(party for party, _ in terms.shares), seller_id]
+    for party, amount in zip(named, [*parts.shares, parts.seller], strict=True):
+        if amount:
+            paid[party] = paid.get(party, 0) + amount
+    return paid

@@ -1,0 +1,236 @@
+"""Top-ups: a card pays, the rail decides, the ledger credits. Three steps, each survivable.
+
+1. The row is committed as ``pending``: its id is the rail's key, known before the call.
+2. The rail is asked, outside any unit of work.
+3. Status and credit are committed together. Whoever comes second finds the status changed.
+
+A crash in between leaves a pending row; the client's repetition or ``jobs.run_top_ups`` goes on
+with the same key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from datetime import timedelta
+from uuid import UUID
+
+from sqlmodel import col, select
+
+from market.kernel.context import Kernel
+from market.kernel.db import UnitOfWork
+from market.kernel.idempotency import KeyReused
+from market.kernel.ids import new_id, show
+from market.kernel.money import Money
+from market.kernel.schemas import Page, PageQuery
+from market.kernel.security import Actor, Role
+from market.parties.access import may_oversee
+from market.parties.directory import after_id
+from settlement import escrow, ledger
+from settlement.accounts import AccountKind, AccountRef
+from settlement.commands import Leg, Transfer
+from settlement.errors import CardDeclined, InsufficientFunds, RailUnavailable, TopUpNotFound
+from settlement.models import TopUp, TopUpStatus
+from settlement.rails.base import ChargeRequest, Rail, RailAnswer, RailStatus
+from settlement.rails.choice import rail_of
+from settlement.schemas import TopUpRequest, TopUpView
+
+# How long a request may take before the job asks the rail in its place.
+LEASE = timedelta(seconds=30)
+CHARGEBACK_ATTEMPTS_MAX = 5
+SUCCEEDED = RailAnswer(RailStatus.SUCCEEDED)
+
+
+async def create_top_up(kernel: Kernel, actor: Actor, body: TopUpRequest) -> TopUpView:
+    """Charge the card and credit the actor's available balance.
+
+    Raises CardDeclined (402; the top-up is kept as failed). When the rail's answer is unknown
+    the top-up is returned ``pending`` and settled by the worker.
+    """
+    actor.require(Role.BUYER, Role.SELLER)
+    rail = rail_of(kernel)
+    async with kernel.unit_of_work() as uow:
+        top_up = await _open(uow, actor, body, rail_name=rail.name)
+    answer = RailAnswer(RailStatus.PENDING)
+    if top_up.status == TopUpStatus.PENDING:
+        with contextlib.suppress(RailUnavailable):
+            answer = await rail.charge(charge_of(top_up))
+    async with kernel.unit_of_work() as uow:
+        top_up = await settle(uow, top_up.id, answer)
+        view = view_of(top_up)
+        if view.status is not TopUpStatus.FAILED:
+            await uow.answer(view, headers={"Location": f"/v1/top-ups/{show('top', view.id)}"})
+    if view.status is TopUpStatus.FAILED:
+        raise CardDeclined(
+            failure_code=view.failure_code, top_up_id=show("top", view.id), param="card"
+        )
+    return view
+
+
+async def settle(uow: UnitOfWork, top_up_id: UUID, answer: RailAnswer) -> TopUp:
+    """Take over the rail's answer: credit or fail a pending top-up, once. Locks its row."""
+    top_up = await lock_top_up(uow, top_up_id)
+    if top_up.status != TopUpStatus.PENDING or answer.status is RailStatus.PENDING:
+        return top_up
+    top_up.updated_at = uow.now
+    if answer.status is RailStatus.FAILED:
+        top_up.status = TopUpStatus.FAILED
+        top_up.failure_code = answer.failure_code
+    else:
+        top_up.status = TopUpStatus.SUCCEEDED
+        legs = (
+            (AccountRef(AccountKind.CLEARING, None, top_up.currency), -top_up.amount_minor),
+            (_available(top_up), top_up.amount_minor),
+        )
+        key = f"top_up:{top_up.id.hex}:credit"
+        await ledger.post_strict(uow, [Transfer(key, "top_up", legs, memo_id=top_up.id)])
+    _emit(uow, top_up)
+    return top_up
+
+
+async def charge_back(uow: UnitOfWork, top_up_id: UUID) -> bool:
+    """The cardholder's bank took the money back: debit the party, what is missing as its debt.
+
+    Returns whether anything was done. Raises InsufficientFunds when the balance moved while it
+    was being read; call again in a new unit of work.
+    """
+    top_up = await lock_top_up(uow, top_up_id)
+    if top_up.status != TopUpStatus.SUCCEEDED:
+        return False
+    top_up.status = TopUpStatus.CHARGED_BACK
+    top_up.updated_at = uow.now
+    available = _available(top_up)
+    # Read without a lock (locks are taken in one order, by post); post refuses if it moved.
+    paid = min(top_up.amount_minor, await escrow.balance(uow, available))
+    legs: list[Leg] = [
+        (AccountRef(AccountKind.CLEARING, None, top_up.currency), top_up.amount_minor)
+    ]
+    if paid:
+        legs.append((available, -paid))
+    if paid < top_up.amount_minor:
+        debt = AccountRef(AccountKind.RECEIVABLE, top_up.party_id, top_up.currency)
+        legs.append((debt, paid - top_up.amount_minor))
+    key = f"top_up:{top_up.id.hex}:chargeback"
+    await ledger.post_strict(uow, [Transfer(key, "chargeback", tuple(legs), memo_id=top_up.id)])
+    _emit(uow, top_up)
+    return True
+
+
+async def charge_back_patiently(kernel: Kernel, top_up_id: UUID) -> bool:
+    """:func:`charge_back` in its own unit of work, again when the balance was being spent."""
+    for attempt in range(CHARGEBACK_ATTEMPTS_MAX):
+        try:
+            async with kernel.unit_of_work() as uow:
+                return await charge_back(uow, top_up_id)
+        except InsufficientFunds:
+            if attempt + 1 == CHARGEBACK_ATTEMPTS_MAX:
+                raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+async def ask_rail(rail: Rail, top_up: TopUp) -> RailAnswer:
+    """For the worker: what became of the charge; charges now if the rail never got it."""
+    found = await rail.find_charge(top_up.id)
+    return found if found is not None else await rail.charge(charge_of(top_up))
+
+
+async def get_top_up(kernel: Kernel, actor: Actor, top_up_id: UUID) -> TopUpView:
+    """One's own top-up; operators and regulators see all. Raises TopUpNotFound."""
+    async with kernel.unit_of_work() as uow:
+        top_up = await uow.session.get(TopUp, top_up_id)
+        if top_up is None or not may_oversee(actor, top_up.party_id):
+            raise TopUpNotFound
+        return view_of(top_up)
+
+
+async def list_top_ups(kernel: Kernel, actor: Actor, page: PageQuery) -> Page[TopUpView]:
+    """Newest first; a party's own, or all for operators and regulators."""
+    after = after_id(page)
+    query = select(TopUp).order_by(col(TopUp.id).desc()).limit(page.limit + 1)
+    if after is not None:
+        query = query.where(col(TopUp.id) < after)
+    if not actor.has(Role.OPERATOR, Role.REGULATOR):
+        query = query.where(TopUp.party_id == actor.party_id)
+    async with kernel.unit_of_work() as uow:
+        views = [view_of(row) for row in await uow.session.exec(query)]
+    return Page[TopUpView].of(views, page.limit, [(view.id,) for view in views])
+
+
+async def lock_top_up(uow: UnitOfWork, top_up_id: UUID) -> TopUp:
+    """The row, locked until the unit of work ends. Raises TopUpNotFound."""
+    query = (
+        select(TopUp)
+        .where(TopUp.id == top_up_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    top_up = (await uow.session.exec(query)).one_or_none()
+    if top_up is None:
+        raise TopUpNotFound
+    return top_up
+
+
+def charge_of(top_up: TopUp) -> ChargeRequest:
+    """The rail request of a top-up; its id is the key."""
+    return ChargeRequest(top_up.id, top_up.amount_minor, top_up.currency, top_up.card)
+
+
+def view_of(top_up: TopUp) -> TopUpView:
+    """The API shape; the card token stays inside."""
+    return TopUpView(
+        id=top_up.id,
+        party_id=top_up.party_id,
+        money=Money(amount_minor=top_up.amount_minor, currency=top_up.currency),
+        rail=top_up.rail,
+        status=TopUpStatus(top_up.status),
+        failure_code=top_up.failure_code,
+        created_at=top_up.created_at,
+        updated_at=top_up.updated_at,
+    )
+
+
+async def _open(uow: UnitOfWork, actor: Actor, body: TopUpRequest, *, rail_name: str) -> TopUp:
+    """The row of this request: made now, or by an earlier try that did not get to its answer.
+
+    The Idempotency-Key alone cannot bridge a crash between steps, because no answer is stored
+    yet; so the row remembers the key too. Raises KeyReused (422) for another body.
+    """
+    identity = new_id()
+    request_key = uow.claim.key_hash if uow.claim is not None else identity.bytes
+    wanted = f"{body.money.amount_minor}/{body.money.currency}/{body.card}"
+    request_hash = hashlib.sha256(wanted.encode()).digest()
+    query = select(TopUp).where(TopUp.party_id == actor.party_id, TopUp.request_key == request_key)
+    known = (await uow.session.exec(query)).one_or_none()
+    if known is not None:
+        if known.request_hash != request_hash:
+            raise KeyReused(param="Idempotency-Key")
+        return known
+    top_up = TopUp(
+        id=identity,
+        party_id=actor.party_id,
+        amount_minor=body.money.amount_minor,
+        currency=body.money.currency,
+        card=body.card,
+        rail=rail_name,
+        request_key=request_key,
+        request_hash=request_hash,
+        status=TopUpStatus.PENDING,
+        next_attempt_at=uow.now + LEASE,
+        created_at=uow.now,
+        updated_at=uow.now,
+    )
+    uow.session.add(top_up)
+    return top_up
+
+
+def _available(top_up: TopUp) -> AccountRef:
+    return AccountRef(AccountKind.AVAILABLE, top_up.party_id, top_up.currency)
+
+
+def _emit(uow: UnitOfWork, top_up: TopUp) -> None:
+    uow.emit(
+        f"top_up.{top_up.status}",
+        top_up.id,
+        view_of(top_up).model_dump(mode="json"),
+        parties=[top_up.party_id],
+    )
