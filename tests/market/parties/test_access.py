@@ -7,14 +7,17 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI
 
 from market.kernel.context import Kernel
+from market.kernel.db import Database
 from market.kernel.ids import new_id, show
 from market.kernel.security import Role, public_jwk
 from tests.market.parties.factories import EVIDENCE, Member, make_party
@@ -230,6 +233,28 @@ async def test_suspension_holds_for_tokens_in_use_and_can_be_lifted(
     )
     assert lifted.json()["suspended_at"] is None
     assert (await ask(client, buyer, buyer.token)).status_code == 200
+
+
+async def test_without_the_database_nobody_passes(
+    app: FastAPI, client: httpx.AsyncClient, kernel: Kernel
+) -> None:
+    member = await make_party(kernel, Role.BUYER)
+    # Port 9 (discard): nothing listens there.
+    away = Database.open(
+        "postgresql://nobody@127.0.0.1:9/none",
+        kernel.clock,
+        pool_size=2,
+        lock_ms=100,
+        statement_ms=1_000,
+    )
+    app.state.kernel = replace(kernel, db=away)
+    try:
+        refused = await ask(client, member, member.token)
+    finally:
+        app.state.kernel = kernel
+        await away.close()
+    assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
+    assert refused.headers["Retry-After"] == "2"
 
 
 async def test_keys_of_two_parties_never_meet(client: httpx.AsyncClient, kernel: Kernel) -> None:
