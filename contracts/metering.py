@@ -158,7 +158,7 @@ class Meter:
             self._start_flusher()
 
     async def release(self, hold: Hold) -> None:
-        """Give all reserved units back: nothing was delivered. A lost cache gives them by itself."""
+        """Give all reserved units back: nothing was delivered."""
         try:
             await self.cache.call(scripts.SETTLE, hold.grant_id, hold.key, 0, hold.owner, "")
         except MeterUnavailable:
@@ -286,7 +286,7 @@ def meter_of(kernel: Kernel) -> Meter:
 
 
 async def close_meter(kernel: Kernel) -> None:
-    """Before the kernel closes: make what is buffered durable. A failure leaves it to the sweeper."""
+    """Before the kernel closes: make what is buffered durable, or leave it to the sweeper."""
     meter = _meters.pop(kernel.redis, None)
     if meter is not None:
         try:

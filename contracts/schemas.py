@@ -112,10 +112,6 @@ class AgreementView(Schema):
     jws: str = Field(description="The signed terms, typ agreement+jws.")
 
 
-class AcceptBody(Schema):
-    """Nothing to say: the buyer accepts what was delivered."""
-
-
 class TerminationBody(Schema):
     """Why an operator ends an agreement early."""
 

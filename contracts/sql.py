@@ -23,7 +23,7 @@ _GRANT = (
 )
 
 # Columns of ``insert_agreements`` rows, in order.
-_AGREEMENT = (
+AGREEMENT_COLUMNS = (
     ("id", "uuid"),
     ("trade_id", "uuid"),
     ("buy_order_id", "uuid"),
@@ -226,17 +226,17 @@ async def settle_grants(connection: Connection, rows: Sequence[tuple[Any, ...]])
 
 async def insert_agreements(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Agreements of a matching batch, one statement (``make bench``: matching, durable)."""
-    types = [kind for _, kind in _AGREEMENT]
-    names = ", ".join(name for name, _ in _AGREEMENT)
+    types = [kind for _, kind in AGREEMENT_COLUMNS]
+    names = ", ".join(name for name, _ in AGREEMENT_COLUMNS)
     # JSON travels as text: SQLAlchemy's codec for jsonb does not reach into arrays.
     values = ", ".join(
-        "a.terms::jsonb" if name == "terms" else f"a.{name}" for name, _ in _AGREEMENT
+        "a.terms::jsonb" if name == "terms" else f"a.{name}" for name, _ in AGREEMENT_COLUMNS
     )
     arrays = ", ".join(f"${i}::{kind}[]" for i, kind in enumerate(types, start=1))
     await connection.execute(
         f"INSERT INTO contracts.agreement ({names}, released_minor, refunded_minor, "
         f"disputed_minor) SELECT {values}, 0, 0, 0 FROM unnest({arrays}) AS a({names})",
-        *_columns(rows, len(_AGREEMENT)),
+        *_columns(rows, len(AGREEMENT_COLUMNS)),
     )
 
 

@@ -1,0 +1,193 @@
+"""Delivery tokens: minting, listing, revoking, verifying.
+
+A token is a JWT of its own type for one grant. Verified claims are cached by the token's SHA-256
+(268 µs against 1.4 µs, delivery.md §5); that is safe because status and revocation are looked
+up at every delivery, in the meter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import func, text
+from sqlmodel import col, select
+
+from contracts.agreements import get_agreement
+from contracts.errors import GrantClosed, GrantNotFound, TokenExpired, TokenNotFound
+from contracts.grants import block, find
+from contracts.models import DeliveryToken, Grant, GrantStatus
+from contracts.policy import Access, evaluate, parse_policy
+from contracts.schemas import MintedToken, TokenBody, TokenView
+from market.kernel.context import Kernel
+from market.kernel.db import UnitOfWork
+from market.kernel.ids import new_id, parse, show
+from market.kernel.schemas import Page, PageQuery
+from market.kernel.security import Actor, InvalidToken, Keyring
+from market.parties.directory import after_id, get_party
+
+TYP: Final = "delivery+jwt"
+LIVE_TOKENS_MAX = 200
+CACHED_CLAIMS_MAX = 10_000
+
+_BUMP = text("UPDATE contracts.access_grant SET gen = gen + 1 WHERE id = :grant_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified delivery token says."""
+
+    token_id: UUID
+    grant_id: UUID
+    party_id: UUID
+    purpose: str | None
+    expires_at_s: int
+
+
+class TokenVerifier:
+    """Verifies delivery tokens of one keyring, remembering signatures it has checked."""
+
+    def __init__(self, keys: Keyring) -> None:
+        self._keys = keys
+        self._seen: OrderedDict[bytes, Claims] = OrderedDict()
+
+    def verify(self, token: str, *, now_s: int) -> Claims:
+        """The claims. Raises InvalidToken (401) or TokenExpired (410)."""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        claims = self._seen.get(digest)
+        if claims is None:
+            claims = _claims(self._keys.verify(TYP, token))
+            self._seen[digest] = claims
+            if len(self._seen) > CACHED_CLAIMS_MAX:
+                self._seen.popitem(last=False)
+        if claims.expires_at_s <= now_s:
+            raise TokenExpired
+        return claims
+
+
+def _claims(payload: dict[str, Any]) -> Claims:
+    try:
+        return Claims(
+            token_id=parse("tok", payload["jti"]),
+            grant_id=parse("grt", payload["aud"]),
+            party_id=parse("pty", payload["sub"]),
+            purpose=payload.get("purpose"),
+            expires_at_s=int(payload["exp"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidToken("The token's claims are not ours.") from error
+
+
+async def mint(kernel: Kernel, actor: Actor, grant_id: UUID, body: TokenBody) -> MintedToken:
+    """A new delivery token for the buyer of a grant; all its tokens share one quota.
+
+    Raises GrantNotFound (404), also for the seller; GrantClosed (409) when the grant has ended
+    or has too many live tokens; PolicyRefused (403) for a purpose that was not agreed.
+    """
+    async with kernel.unit_of_work() as uow:
+        grant = await find(uow, grant_id, actor)
+        if grant.buyer_id != actor.party_id:
+            raise GrantNotFound(param="grant_id")
+        await _check_mintable(uow, grant)
+        agreement = await get_agreement(uow, grant.agreement_id, actor)
+        party = await get_party(uow, grant.buyer_id)
+        access = Access(party.jurisdiction, uow.now, grant.delivery_count, body.purpose)
+        evaluate(parse_policy(agreement.terms["policy"]), access)
+        left_s = int((grant.expires_at - uow.now).total_seconds())
+        ttl_s = max(1, min(body.ttl_s, left_s))
+        token_id = new_id()
+        payload: dict[str, object] = {
+            "jti": show("tok", token_id),
+            "aud": show("grt", grant.id),
+            "sub": show("pty", grant.buyer_id),
+            "agr": show("agr", grant.agreement_id),
+        }
+        if body.purpose is not None:
+            payload["purpose"] = body.purpose
+        signed = kernel.keys.sign(TYP, payload, ttl_s=ttl_s)
+        row = DeliveryToken(
+            id=token_id,
+            grant_id=grant.id,
+            party_id=actor.party_id,
+            credential_id=actor.credential_id,
+            label=body.label,
+            purpose=body.purpose,
+            created_at=uow.now,
+            expires_at=uow.now + timedelta(seconds=ttl_s),
+        )
+        uow.session.add(row)
+        minted = MintedToken(**_view(row).model_dump(), token=signed)
+        await uow.answer(minted, secret=True)
+        return minted
+
+
+async def _check_mintable(uow: UnitOfWork, grant: Grant) -> None:
+    if grant.status not in {GrantStatus.ACTIVE, GrantStatus.SUSPENDED, GrantStatus.EXHAUSTED}:
+        raise GrantClosed(f"The grant is {grant.status.value}.")
+    if uow.now >= grant.expires_at:
+        raise GrantClosed("The grant's term has ended.")
+    live = select(func.count()).where(
+        DeliveryToken.grant_id == grant.id,
+        col(DeliveryToken.revoked_at).is_(None),
+        col(DeliveryToken.expires_at) > uow.now,
+    )
+    if (await uow.session.exec(live)).one() >= LIVE_TOKENS_MAX:
+        raise GrantClosed(f"A grant has at most {LIVE_TOKENS_MAX} live tokens.")
+
+
+async def list_tokens(
+    kernel: Kernel, actor: Actor, grant_id: UUID, *, page: PageQuery
+) -> Page[TokenView]:
+    """Tokens of a grant, newest first, without secrets. Raises GrantNotFound, BadCursor."""
+    after = after_id(page)
+    query = (
+        select(DeliveryToken)
+        .where(DeliveryToken.grant_id == grant_id)
+        .order_by(col(DeliveryToken.id).desc())
+        .limit(page.limit + 1)
+    )
+    if after is not None:
+        query = query.where(col(DeliveryToken.id) < after)
+    async with kernel.unit_of_work() as uow:
+        await find(uow, grant_id, actor)
+        rows = list(await uow.session.exec(query))
+        return Page[TokenView].of([_view(row) for row in rows], page.limit, [(r.id,) for r in rows])
+
+
+async def revoke(kernel: Kernel, actor: Actor, token_id: UUID) -> None:
+    """End a token at once; repeating it changes nothing. Raises TokenNotFound (404).
+
+    Only the buyer who minted it may. Deliveries already reserved run to their end.
+    """
+    async with kernel.unit_of_work() as uow:
+        row = await uow.session.get(DeliveryToken, token_id)
+        if row is None or row.party_id != actor.party_id:
+            raise TokenNotFound(param="token_id")
+        # The grant's row first: this is the lock that the meter's readers wait for.
+        await uow.session.execute(_BUMP, {"grant_id": row.grant_id})
+        if row.revoked_at is None:
+            row.revoked_at = uow.now
+            uow.emit(
+                "token.revoked",
+                row.id,
+                {"token_id": show("tok", row.id), "grant_id": show("grt", row.grant_id)},
+                parties=[row.party_id],
+            )
+        await uow.session.flush()
+        await block(kernel, row.grant_id)
+
+
+def _view(row: DeliveryToken) -> TokenView:
+    return TokenView(
+        id=row.id,
+        grant_id=row.grant_id,
+        label=row.label,
+        purpose=row.purpose,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
