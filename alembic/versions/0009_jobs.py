@@ -18,7 +18,9 @@ def upgrade() -> None:
     path = connection.exec_driver_sql("SHOW search_path").scalar_one()
     connection.exec_driver_sql("SET LOCAL search_path = jobs")
     # The library's schema of the locked version; a later version brings its own migrations.
-    connection.exec_driver_sql(SchemaManager(connector=InMemoryConnector()).get_schema())
+    # Straight to psycopg: its text holds percent signs, which are placeholders elsewhere.
+    driver = connection.connection.driver_connection
+    driver.execute(SchemaManager(connector=InMemoryConnector()).get_schema())
     connection.exec_driver_sql(f"SET LOCAL search_path = {path}")
     role = app_role()
     for privileges, objects in (
