@@ -8,9 +8,12 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
+PYDVL := .venv/peers/pydvl/.installed
 TEST_JOBS ?= 2
 PYTHON ?=
 export PYTHON
+# Container images like to set this; without bytecode every start takes 4.5 s longer.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
@@ -56,8 +59,12 @@ check-openapi: $(DEVELOPMENT)
 	@$(BIN)/market openapi --check && $(BIN)/python .ci/openapi_lint.py
 
 .PHONY: bench
-bench: $(DEVELOPMENT) ## Run all benchmarks (figures as a table and as JSON)
+bench: $(DEVELOPMENT) $(PYDVL) ## Run all benchmarks (figures as a table and as JSON)
 	@$(BIN)/python -m tests.benchmarks
+
+.PHONY: bench-knn-shapley
+bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
+	@$(BIN)/python -m tests.benchmarks.bench_knn_shapley
 
 .PHONY: fmt
 fmt: $(DEVELOPMENT) ## Format and fix the code
@@ -68,7 +75,7 @@ openapi: $(DEVELOPMENT) ## Write openapi/ from the code
 	@$(BIN)/market openapi
 
 .PHONY: lock
-lock: $(DEVELOPMENT) ## Write requirements.lock from pyproject.toml (needs uv; UPGRADE=1: newest)
+lock: $(DEVELOPMENT) ## Write requirements.lock from pyproject.toml (UPGRADE=1: newest)
 	@$(BIN)/python .ci/lock.py $(if $(UPGRADE),--upgrade)
 
 .PHONY: clean
@@ -83,4 +90,11 @@ $(RUNTIME): requirements.lock pyproject.toml .ci/bootstrap.sh
 
 $(DEVELOPMENT): $(RUNTIME)
 	@sh .ci/bootstrap.sh development
+	@touch $@
+
+# A peer that benchmarks compare with; an environment of its own, because it needs numpy < 2.
+$(PYDVL): tests/benchmarks/peers/pydvl.lock | $(RUNTIME)
+	@$(BIN)/python -m venv .venv/peers/pydvl
+	@.venv/peers/pydvl/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--no-deps --require-hashes --requirement $<
 	@touch $@

@@ -1,10 +1,9 @@
 #!/bin/sh
 # Makes .venv from requirements.lock: bootstrap.sh runtime|development
 #
-# Needs Python >= 3.11 with pip, nothing else. Every file's hash is checked. Packages are installed
-# by up to four pips at once, because unpacking 0.6 GB keeps one processor busy: 74 s with one,
-# 45 s with two (2 processors); no bytecode is written now (pip --no-compile), Python does it at
-# the first import of what is used.
+# Needs Python >= 3.11 with pip, nothing else. Every file's hash is checked, by pip for uv and
+# setuptools, then by uv for the rest: 13 s instead of 74 s with pip (2 processors, 0.9 GB
+# unpacked). Where uv does not run or cannot reach the index, pip does it all.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -27,7 +26,7 @@ find_python() {
 
 make_venv() {
     python=$(find_python)
-    echo "Setting up .venv with $("$python" --version): about a minute, once."
+    echo "Setting up .venv with $("$python" --version), once."
     # Debian's python3 without python3-venv lacks ensurepip, but may have pip itself.
     if "$python" -c 'import ensurepip' >/dev/null 2>&1; then
         "$python" -m venv .venv
@@ -48,54 +47,61 @@ pip() {
     fi
 }
 
-install() {
+install_with_pip() {
     pip install --quiet --disable-pip-version-check --no-input --no-compile --no-deps \
         --no-build-isolation --require-hashes --requirement "$1"
 }
 
-# The pins of one part of the lock, dealt out to $2 files.
-deal() {
-    awk -v part="$1" -v jobs="$2" -v folder="$scratch" '
-        /^# part: / { inside = ($3 == part); next }
-        !inside { next }
-        /^[a-z0-9]/ { count++ }
-        { print > (folder "/" part "." (count % jobs) ".txt") }
-    ' requirements.lock
+# uv reads no pip configuration: hand over a mirror and a certificate file.
+adopt_pip_configuration() {
+    configured=$(pip config list 2>/dev/null || true)
+    value() { echo "$configured" | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tail -n 1; }
+    index=$(value index-url)
+    extra=$(value extra-index-url)
+    links=$(value find-links)
+    certificate=$(value cert)
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
+    [ -z "$extra" ] || export UV_INDEX="${UV_INDEX:-$extra}"
+    [ -z "$links" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-$links}"
+    [ -z "$certificate" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$certificate}"
+}
+
+install_with_uv() {
+    [ -x .venv/bin/uv ] || return 1
+    adopt_pip_configuration
+    # A cache of its own on the same disk: files are linked, not copied, and removed at the end.
+    UV_CACHE_DIR="$scratch/cache" UV_HTTP_RETRIES=1 .venv/bin/uv pip install --quiet \
+        --python .venv/bin/python --no-deps --no-build-isolation --require-hashes \
+        --requirement "$1"
+}
+
+# The pins of one part of the lock, as a requirements file.
+part_file() {
+    awk -v part="$1" '/^# part: / { inside = ($3 == part); next } inside' requirements.lock \
+        >"$scratch/$1.txt"
+    echo "$scratch/$1.txt"
 }
 
 install_part() {
-    jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-    [ "$jobs" -le 4 ] || jobs=4
-    deal "$1" "$jobs"
-    pids=""
-    for file in "$scratch/$1".*.txt; do
-        install "$file" &
-        pids="$pids $!"
-    done
-    failed=0
-    for pid in $pids; do
-        wait "$pid" || failed=1
-    done
-    if [ "$failed" = 1 ]; then
-        echo "Once more, one package at a time, to finish or to show the reason alone."
-        for file in "$scratch/$1".*.txt; do
-            install "$file"
-        done
-    fi
+    file=$(part_file "$1")
+    install_with_uv "$file" || {
+        echo "uv did not succeed; pip takes over (about a minute)."
+        install_with_pip "$file"
+    }
 }
 
 [ -x .venv/bin/python ] && usable .venv/bin/python || { rm -rf .venv && make_venv; }
 rm -rf "$scratch"
 mkdir -p "$scratch"
 if [ "$part" = runtime ]; then
-    # setuptools first: two source packages (one is ours) are built by it, not by one that an
+    # setuptools first: it builds two source packages (one is ours), instead of one that an
     # isolated build would download without a hash.
-    install_part build
+    install_with_pip "$(part_file build)"
     install_part runtime
     pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation \
         --editable .
 else
-    echo "Adding the development tools: about half a minute, once."
+    echo "Adding the development tools."
     install_part development
 fi
 rm -rf "$scratch"

@@ -1,12 +1,11 @@
-"""The lock: write it (needs uv) or check it offline.
+"""The lock: write it, or check it offline.
 
 ``requirements.lock`` has three parts, so that ``make demo`` installs only what it runs:
-build (what builds the two source packages), runtime, development. Names, versions and hashes
+build (what installs and builds the rest), runtime, development. Names, versions and hashes
 only; the address of the index is the installing machine's business.
 """
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 PARTS = ("build", "runtime", "development")
-BUILD_PACKAGES = frozenset({"setuptools"})
+BUILD_PACKAGES = frozenset({"setuptools", "uv"})
 HEAD = "# Written by `make lock`; checked by `make check`. Parts: see .ci/lock.py\n"
 
 
@@ -50,10 +49,7 @@ def version_of(pin: str) -> str:
 
 
 def compile_pins(*arguments: str) -> dict[str, str]:
-    uv = shutil.which("uv")
-    if uv is None:
-        raise SystemExit("`make lock` needs uv on the PATH (pip install uv)")
-    command = [uv, "pip", "compile", "--quiet", "--generate-hashes", "--no-annotate"]
+    command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--generate-hashes", "--no-annotate"]
     command += ["--no-header", "--python-version", "3.11", "--universal", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return blocks(done.stdout)
