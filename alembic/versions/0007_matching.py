@@ -86,6 +86,7 @@ def _order() -> None:
         _text("reason", nullable=True),
         _id("hold_id", nullable=True),
         _text("client_order_id", nullable=True),
+        _id("conflict_group"),
         _time("expires_at", nullable=True),
         _time("created_at"),
         _time("updated_at"),
@@ -162,9 +163,7 @@ def _trade() -> None:
         _time("traded_at"),
         sa.CheckConstraint("taker_side IN ('buy', 'sell')", name="trade_taker_side_known"),
         sa.CheckConstraint("lots BETWEEN 1 AND 1000000000", name="trade_lots_range"),
-        sa.CheckConstraint(
-            "price_minor BETWEEN 1 AND 1000000000000000", name="trade_price_range"
-        ),
+        sa.CheckConstraint("price_minor BETWEEN 1 AND 1000000000000000", name="trade_price_range"),
         sa.CheckConstraint("amount_minor = price_minor * lots", name="trade_amount_exact"),
         sa.CheckConstraint("buyer_id <> seller_id", name="trade_two_parties"),
         schema="matching",

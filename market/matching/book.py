@@ -253,9 +253,7 @@ class Book:
             level.total += lots
         return _RESTING
 
-    def _take(
-        self, other: _Ladder, owner: int, limit: int, lots: int, fills: list[Fill]
-    ) -> int:
+    def _take(self, other: _Ladder, owner: int, limit: int, lots: int, fills: list[Fill]) -> int:
         """Trade against ``other`` up to ``limit``: the lots left, or -1 at an own order."""
         while (level := other.best()) is not None and level.key <= limit:
             queue = level.queue

@@ -20,9 +20,9 @@ from sqlalchemy import (
     Numeric,
     SmallInteger,
     Text,
+    Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import UUID as PgUuid
 from sqlmodel import Field, SQLModel
 
 # One writer owns all instruments for now; more shards are more lease rows.
@@ -83,6 +83,8 @@ class Order(SQLModel, table=True):
 
     ``price_minor`` is the limit, or the protection price of a market order, per lot. ``lots``
     null is a posted price that never runs out. ``hold_id`` is the ledger hold behind an open buy.
+    ``conflict_group`` is the party's affiliate group when it ordered (or the party itself):
+    orders of one group never trade with each other.
     """
 
     __tablename__ = "order"
@@ -121,12 +123,8 @@ class Order(SQLModel, table=True):
         CheckConstraint(
             f"(hold_id IS NOT NULL) = (side = 'buy' AND {_OPEN})", name="order_open_buy_held"
         ),
-        CheckConstraint(
-            f"NOT ({_OPEN}) OR time_in_force = 'gtc'", name="order_only_gtc_rests"
-        ),
-        CheckConstraint(
-            "client_order_id ~ '^[!-~]{1,64}$'", name="order_client_order_id_form"
-        ),
+        CheckConstraint(f"NOT ({_OPEN}) OR time_in_force = 'gtc'", name="order_only_gtc_rests"),
+        CheckConstraint("client_order_id ~ '^[!-~]{1,64}$'", name="order_client_order_id_form"),
         Index("order_seq", "seq", unique=True),
         Index(
             "order_client_order_id",
@@ -147,11 +145,11 @@ class Order(SQLModel, table=True):
         {"schema": "matching"},
     )
 
-    id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
+    id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
     seq: int = Field(sa_column=Column(BigInteger, nullable=False))
-    plan_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    listing_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    party_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    plan_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    listing_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    party_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
     side: str = Field(sa_column=Column(Text, nullable=False))
     type: str = Field(sa_column=Column(Text, nullable=False))
     time_in_force: str = Field(sa_column=Column(Text, nullable=False))
@@ -163,8 +161,9 @@ class Order(SQLModel, table=True):
     filled_amount_minor: int = Field(sa_column=Column(Numeric(30, 0), nullable=False))
     status: str = Field(sa_column=Column(Text, nullable=False))
     reason: str | None = Field(default=None, sa_column=Column(Text))
-    hold_id: UUID | None = Field(default=None, sa_column=Column(PgUuid(as_uuid=True)))
+    hold_id: UUID | None = Field(default=None, sa_column=Column(Uuid))
     client_order_id: str | None = Field(default=None, sa_column=Column(Text))
+    conflict_group: UUID = Field(sa_column=Column(Uuid, nullable=False))
     expires_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
     created_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     updated_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
@@ -192,21 +191,21 @@ class Trade(SQLModel, table=True):
         {"schema": "matching"},
     )
 
-    id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
+    id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
     seq: int | None = Field(
         default=None, sa_column=Column(BigInteger, Identity(always=True), nullable=False)
     )
-    plan_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    buy_order_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    sell_order_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    buyer_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    seller_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    plan_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    buy_order_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    sell_order_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    buyer_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
+    seller_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
     taker_side: str = Field(sa_column=Column(Text, nullable=False))
     lots: int = Field(sa_column=Column(BigInteger, nullable=False))
     price_minor: int = Field(sa_column=Column(BigInteger, nullable=False))
     amount_minor: int = Field(sa_column=Column(BigInteger, nullable=False))
     currency: str = Field(sa_column=Column(Text, nullable=False))
-    agreement_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    agreement_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
     traded_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
 
 
@@ -225,7 +224,7 @@ class BookState(SQLModel, table=True):
         {"schema": "matching"},
     )
 
-    plan_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
+    plan_id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
     sequence: int = Field(sa_column=Column(BigInteger, nullable=False))
     checksum: int = Field(sa_column=Column(BigInteger, nullable=False))
     orders: int = Field(sa_column=Column(Integer, nullable=False))

@@ -1,0 +1,165 @@
+"""May this order enter the book? Facts are read once per batch, decisions are made per order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from listings import offers
+from listings.models import Listing
+from market.kernel.db import UnitOfWork
+from market.kernel.errors import MarketError
+from market.matching import sql
+from market.matching.commands import Place
+from market.matching.errors import (
+    ClientOrderIdTaken,
+    ExpiryOutOfRange,
+    NotTheSeller,
+    OrderTooLarge,
+    OrderUnfunded,
+    SelfTrade,
+)
+from market.matching.models import OrderSide, TimeInForceName
+from market.parties.directory import get_parties, related
+from market.parties.errors import PartyNotVerified
+from market.parties.models import Party, PartyStatus
+from pricing import plans
+from pricing.errors import PlanNotFound, PlanRetired
+from pricing.models import Plan, PlanStatus
+from settlement import ledger
+from settlement.accounts import AccountKind, AccountRef
+
+# A resting buy ties up money, so it ends by itself; a posted price may stand for ever.
+BUY_TTL = timedelta(days=90)
+EXPIRY_MAX = timedelta(days=366)
+# 2**62: grants count units in bigint.
+_UNITS_MAX = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An order that may be matched, with everything its trades will need."""
+
+    place: Place
+    plan: Plan
+    listing: Listing
+    group: UUID
+    expires_at: datetime | None
+
+    @property
+    def account(self) -> AccountRef:
+        """Where a buyer's money is."""
+        return AccountRef(AccountKind.AVAILABLE, self.place.party_id, self.plan.currency)
+
+    @property
+    def reserve_minor(self) -> int:
+        """What a buy order reserves: lots times its worst price. 0 for a sell."""
+        body = self.place.body
+        if body.side is OrderSide.SELL:
+            return 0
+        assert body.lots is not None
+        return body.lots * body.limit_minor
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the orders of one batch refer to. ``balances`` shrink as orders are admitted."""
+
+    plans: dict[UUID, Plan]
+    listings: dict[UUID, Listing | MarketError]
+    parties: dict[UUID, Party]
+    client_ids: set[tuple[UUID, str]]
+    balances: dict[UUID, int]
+
+
+async def gather(uow: UnitOfWork, places: Sequence[Place]) -> Facts:
+    """Read what ``places`` refer to: a fixed number of queries, plus one per distinct listing."""
+    found = await plans.get_plans(uow, {place.body.plan_id for place in places})
+    listings: dict[UUID, Listing | MarketError] = {}
+    for listing_id in dict.fromkeys(plan.listing_id for plan in found.values()):
+        try:
+            listings[listing_id] = await offers.get_live_listing(uow, listing_id)
+        except MarketError as refusal:
+            listings[listing_id] = refusal
+    parties = {place.party_id for place in places} | {plan.seller_id for plan in found.values()}
+    names = [
+        (place.party_id, place.body.client_order_id)
+        for place in places
+        if place.body.client_order_id is not None
+    ]
+    accounts = [
+        AccountRef(AccountKind.AVAILABLE, place.party_id, found[place.body.plan_id].currency)
+        for place in places
+        if place.body.side is OrderSide.BUY and place.body.plan_id in found
+    ]
+    return Facts(
+        plans=found,
+        listings=listings,
+        parties=await get_parties(uow, parties),
+        client_ids=await sql.taken_client_ids(await uow.raw(), names),
+        balances=await ledger.read_balances(uow, accounts),
+    )
+
+
+def admit(place: Place, facts: Facts, *, now: datetime) -> Admitted:
+    """Decide one order, in input order. Raises the MarketError that refuses it.
+
+    Effect: takes the order's reserve off ``facts.balances``, so that later orders of the batch
+    see what is left. The ledger has the last word when the holds are posted.
+    """
+    body = place.body
+    plan = facts.plans.get(body.plan_id)
+    if plan is None:
+        raise PlanNotFound(param="plan_id")
+    listing = facts.listings[plan.listing_id]
+    if isinstance(listing, MarketError):
+        raise listing
+    if plan.status is not PlanStatus.ACTIVE:
+        raise PlanRetired(param="plan_id")
+    party = facts.parties[place.party_id]
+    if party.status is not PartyStatus.VERIFIED:
+        raise PartyNotVerified
+    if body.side is OrderSide.SELL:
+        if party.id != plan.seller_id:
+            raise NotTheSeller(param="side")
+    elif related(party, facts.parties[plan.seller_id]):
+        raise SelfTrade(param="plan_id")
+    if body.lots is not None and body.lots * plan.lot_units > _UNITS_MAX:
+        raise OrderTooLarge("The order has more units than a grant can count.", param="lots")
+    expires_at = _expiry(place, now)
+    name = (place.party_id, body.client_order_id or "")
+    if name in facts.client_ids:
+        raise ClientOrderIdTaken(param="client_order_id")
+    admitted = Admitted(place, plan, listing, party.affiliate_group or party.id, expires_at)
+    _take_money(admitted, facts)
+    if body.client_order_id is not None:
+        facts.client_ids.add(name)
+    return admitted
+
+
+def _expiry(place: Place, now: datetime) -> datetime | None:
+    body = place.body
+    if body.expires_at is not None:
+        if not now < body.expires_at <= now + EXPIRY_MAX:
+            raise ExpiryOutOfRange(param="expires_at")
+        return body.expires_at
+    if body.side is OrderSide.BUY and body.effective_tif is TimeInForceName.GTC:
+        return now + BUY_TTL
+    return None
+
+
+def _take_money(admitted: Admitted, facts: Facts) -> None:
+    reserve = admitted.reserve_minor
+    if not reserve:
+        return
+    account = admitted.account.id
+    available = facts.balances.get(account, 0)
+    if available < reserve:
+        raise OrderUnfunded(
+            f"The order needs {reserve} minor units of {admitted.plan.currency}.",
+            required_minor=reserve,
+            available_minor=available,
+        )
+    facts.balances[account] = available - reserve

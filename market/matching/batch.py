@@ -1,0 +1,322 @@
+"""One batch in one unit of work: look up, admit, match, post, write. See :meth:`Batch.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from market.kernel import idempotency
+from market.kernel.context import Kernel
+from market.kernel.db import UnitOfWork
+from market.kernel.errors import MarketError
+from market.kernel.idempotency import KeyReused
+from market.kernel.logging import get_logger
+from market.matching import record, sql
+from market.matching.admission import Facts, admit, gather
+from market.matching.commands import Cancel, Command, Place, Reply
+from market.matching.errors import BookHalted, OrderClosed, OrderNotFound, OrderUnfunded
+from market.matching.matcher import Matcher, Touched
+from market.matching.models import SHARD, CloseReason
+from market.matching.postings import postings
+from market.matching.shard import LiveOrder, Shard
+from market.matching.views import new_order_view, read_views
+from market.parties.directory import get_parties, related
+from market.parties.models import PartyStatus
+from settlement import ledger
+from settlement.commands import Capture, Hold, Refused
+from settlement.errors import error_of
+
+if TYPE_CHECKING:
+    from market.matching.sql import Connection
+
+# Orders ended by their expires_at per batch; more wait for the next one, before any command.
+EXPIRIES_MAX = 256
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Proof of ownership, checked in every batch's transaction."""
+
+    holder: str
+    term: int
+    ttl_s: int
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What an earlier attempt of the same batch learned too late; the next one starts with it."""
+
+    refused: dict[UUID, MarketError] = field(default_factory=dict)
+    ended: dict[UUID, CloseReason] = field(default_factory=dict)
+
+
+class Reconsider(Exception):
+    """The attempt matched an order that must not trade; roll back and start over."""
+
+
+class StaleLease(Exception):
+    """Another writer took over the shard; nothing of this batch may be written."""
+
+
+class Batch:
+    """Commands of one commit. Single use: ``run`` in a unit of work, ``apply`` after COMMIT."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        shard: Shard,
+        fence: Fence,
+        commands: Sequence[Command],
+        verdicts: Verdicts,
+    ) -> None:
+        self._kernel = kernel
+        self._shard = shard
+        self._fence = fence
+        self._commands = commands
+        self._verdicts = verdicts
+        self._matcher = Matcher(shard)
+        self._placed: dict[int, Touched] = {}
+        self._cancelled: dict[int, UUID] = {}
+        self._not_open: dict[int, Cancel] = {}
+        self._duplicates: dict[int, int] = {}
+        self._books: list[sql.BookRow] = []
+        self.replies: dict[int, Reply] = {}
+        self.deferred = False
+        self.plan_ids: dict[UUID, None] = {}
+        self._seq = 0
+        self._carried_out: list[int] = []
+
+    async def run(self, uow: UnitOfWork) -> None:
+        """Everything up to COMMIT; answers end up in ``replies`` by command index.
+
+        Raises StaleLease when another writer took over, Reconsider (with new ``verdicts``) when a
+        resting order turned out to be unfit to trade, and DatabaseUnavailable.
+        """
+        connection = await uow.raw()
+        last_seq = await self._fence_off(connection)
+        await self._shard.load(connection, [])
+        expired = self._shard.due(uow.now, EXPIRIES_MAX)
+        self.deferred = len(expired) == EXPIRIES_MAX
+        fresh = [] if self.deferred else await self._fresh(connection)
+        places = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Place)]
+        facts = await gather(uow, places)
+        self.plan_ids.update(dict.fromkeys(facts.plans))
+        await self._shard.load(connection, facts.plans)
+        self._seq = last_seq - self._step_count
+        self._carried_out = fresh
+        self._end(expired)
+        for index in fresh:
+            self._step(index, self._commands[index], facts, uow)
+        if self._matcher.touched:
+            await self._check_makers(uow, facts)
+            await self._post(uow)
+            await self._write(uow, connection)
+        await self._answer(uow, connection)
+
+    def apply(self) -> None:
+        """Take over what was committed into the shard's memory."""
+        for touched in self._matcher.touched.values():
+            order = touched.order
+            order.filled, order.amount = touched.filled, touched.amount
+            order.hold_id = touched.hold_id
+            if touched.admitted is None:
+                if not touched.status.is_open:
+                    self._shard.remove(order)
+            elif touched.status.is_open:
+                self._shard.add(order)
+        for book in self._books:
+            instrument = self._shard.instrument(book.plan_id)
+            instrument.sequence, instrument.checksum = book.sequence, book.checksum
+
+    @property
+    def _step_count(self) -> int:
+        """Input numbers to reserve: an upper bound, gaps do no harm."""
+        return len(self._commands) + EXPIRIES_MAX + len(self._verdicts.ended)
+
+    async def _fence_off(self, connection: Connection) -> int:
+        # A writer frozen in mid-batch would keep the lease row locked: Postgres ends it instead.
+        await connection.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', $1, true)",
+            f"{self._fence.ttl_s * 1000}ms",
+        )
+        last_seq = await sql.renew_lease(
+            connection,
+            SHARD,
+            holder=self._fence.holder,
+            term=self._fence.term,
+            ttl_s=self._fence.ttl_s,
+            sequence_count=self._step_count,
+        )
+        if last_seq is None:
+            raise StaleLease
+        return last_seq
+
+    async def _fresh(self, connection: Connection) -> list[int]:
+        """Indexes of the commands to carry out; the others get the answer of their key."""
+        found = await idempotency.lookup(
+            connection, [(command.party_id, command.key) for command in self._commands]
+        )
+        first: dict[tuple[UUID, bytes], int] = {}
+        for index, command in enumerate(self._commands):
+            name = (command.party_id, idempotency.hash_key(command.key))
+            if name in found:
+                request_hash, answer = found[name]
+                same = request_hash == command.request_hash
+                self.replies[index] = Reply(answer, replayed=True) if same else _key_reused(command)
+            elif name in first:
+                self._duplicates[index] = first[name]
+            else:
+                first[name] = index
+        return list(first.values())
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _end(self, expired: Sequence[LiveOrder]) -> None:
+        """Close what must not trade any more, before any command of the batch."""
+        for order in expired:
+            self.plan_ids[order.plan_id] = None
+            self._matcher.cancel(order, CloseReason.EXPIRED, seq=self._next_seq())
+        for order_id, reason in self._verdicts.ended.items():
+            ended = self._shard.order(order_id)
+            if ended is not None:
+                self.plan_ids[ended.plan_id] = None
+                self._matcher.cancel(ended, reason, seq=self._next_seq())
+
+    def _step(self, index: int, command: Command, facts: Facts, uow: UnitOfWork) -> None:
+        try:
+            if isinstance(command, Place):
+                if command.order_id in self._verdicts.refused:
+                    raise self._verdicts.refused[command.order_id]
+                admitted = admit(command, facts, now=uow.now)
+                self._placed[index] = self._matcher.place(admitted, seq=self._next_seq())
+            else:
+                self._cancel(index, command)
+        except MarketError as refusal:
+            self.replies[index] = Reply.refusal(refusal, command.request_id)
+
+    def _cancel(self, index: int, command: Cancel) -> None:
+        order = self._shard.order(command.order_id)
+        if order is None:
+            self._not_open[index] = command
+            return
+        if order.party_id != command.party_id:
+            raise OrderNotFound
+        self.plan_ids[order.plan_id] = None
+        if self._matcher.cancel(order, CloseReason.REQUESTED, seq=self._next_seq()) is None:
+            raise OrderClosed
+        self._cancelled[index] = order.id
+
+    async def _check_makers(self, uow: UnitOfWork, facts: Facts) -> None:
+        """Resting orders were admitted in the past: may they still trade, and with this taker?"""
+        matches = self._matcher.matches
+        unseen = {match.maker.order.party_id for match in matches} - facts.parties.keys()
+        parties = {**facts.parties, **await get_parties(uow, unseen)}
+        lapsed: dict[UUID, None] = {}
+        for match in matches:
+            maker = parties[match.maker.order.party_id]
+            if maker.status is not PartyStatus.VERIFIED:
+                lapsed[maker.id] = None
+            elif related(maker, parties[match.taker.order.party_id]):
+                self._verdicts.ended[match.maker.order.id] = CloseReason.SELF_TRADE
+                raise Reconsider
+        if lapsed:
+            for order in self._shard.orders_of(lapsed):
+                self._verdicts.ended[order.id] = CloseReason.PARTY_NOT_VERIFIED
+            raise Reconsider
+
+    async def _post(self, uow: UnitOfWork) -> None:
+        """All money of the batch. One call to the ledger, unless it is larger than one may be."""
+        planned = postings(self._matcher.touched.values(), now=uow.now)
+        sound = True
+        for start in range(0, len(planned), ledger.COMMANDS_MAX):
+            chunk = planned[start : start + ledger.COMMANDS_MAX]
+            results = await ledger.post(uow, [command for _, command in chunk])
+            for (touched, command), result in zip(chunk, results, strict=True):
+                if isinstance(result, Refused):
+                    sound = self._judge(touched, command, result) and sound
+        if not sound:
+            raise Reconsider
+
+    def _judge(self, touched: Touched, command: object, refused: Refused) -> bool:
+        """What a refusal means for the order; True when the batch may go on."""
+        order = touched.order
+        if isinstance(command, Hold):
+            # The balance shrank between the first opinion and the lock.
+            short = refused.code == OrderUnfunded.code
+            error = OrderUnfunded(refused.detail) if short else error_of(refused)
+            self._verdicts.refused[order.id] = error
+            return False
+        if isinstance(command, Capture) and touched.admitted is None:
+            _log.error("order_hold_lost", order_id=str(order.id), code=refused.code)
+            self._verdicts.ended[order.id] = CloseReason.HOLD_LOST
+            return False
+        # A capture after its own refused hold, or a hold that has ended by itself: nothing to free.
+        _log.warning("order_posting_refused", order_id=str(order.id), code=refused.code)
+        return True
+
+    async def _write(self, uow: UnitOfWork, connection: Connection) -> None:
+        matcher = self._matcher
+        self._books = [
+            sql.BookRow(
+                plan_id,
+                self._shard.instrument(plan_id).sequence + 1,
+                matcher.checksum(plan_id),
+                len(self._shard.instrument(plan_id).book),
+            )
+            for plan_id in matcher.changes
+        ]
+        await record.write_orders(connection, matcher.touched.values(), now=uow.now)
+        await sql.write_books(connection, self._books, now=uow.now)
+        if matcher.matches:
+            await record.write_trades(uow, self._kernel, matcher.matches)
+        record.emit_orders(uow, matcher.touched.values())
+
+    async def _answer(self, uow: UnitOfWork, connection: Connection) -> None:
+        for index, touched in self._placed.items():
+            self.replies[index] = Reply.of(new_order_view(touched, uow.now), status=201)
+        views = await read_views(
+            connection,
+            [*self._cancelled.values(), *(c.order_id for c in self._not_open.values())],
+        )
+        for index, order_id in self._cancelled.items():
+            self.replies[index] = Reply.of(views[order_id], status=200)
+        for index, late in self._not_open.items():
+            view = views.get(late.order_id)
+            error: MarketError = OrderClosed()
+            if view is None or view.party_id != late.party_id:
+                error = OrderNotFound()
+            elif view.status.is_open:
+                error = BookHalted()
+            self.replies[index] = Reply.refusal(error, late.request_id)
+        entries = [self._entry(index) for index in self._worth_remembering()]
+        if await idempotency.store(connection, entries) != len(entries):
+            # Another endpoint has just answered one of the keys: its answer counts.
+            raise Reconsider
+        for index, original in self._duplicates.items():
+            command = self._commands[index]
+            same = command.request_hash == self._commands[original].request_hash
+            self.replies[index] = self.replies[original].again() if same else _key_reused(command)
+
+    def _worth_remembering(self) -> list[int]:
+        return [
+            index
+            for index in self._carried_out
+            if self.replies[index].remembered
+            and (isinstance(self._commands[index], Place) or index in self._cancelled)
+        ]
+
+    def _entry(self, index: int) -> idempotency.Entry:
+        command = self._commands[index]
+        return idempotency.Entry(
+            command.party_id, command.key, command.request_hash, self.replies[index].answer
+        )
+
+
+def _key_reused(command: Command) -> Reply:
+    return Reply.refusal(KeyReused(param="Idempotency-Key"), command.request_id)

@@ -1,0 +1,113 @@
+"""HTTP of orders, trades and books."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from market.kernel.http import IdempotentRoute, KernelDep, problems, request_id_of
+from market.kernel.idempotency import Answer
+from market.kernel.ids import OrderId, PartyId, PlanId
+from market.kernel.schemas import Page, PageQuery
+from market.matching import market_data, orders
+from market.matching.engine import MatchingEngine
+from market.matching.models import OrderStatus
+from market.matching.schemas import (
+    BOOK_LEVELS_DEFAULT,
+    BOOK_LEVELS_MAX,
+    BookView,
+    OrderRequest,
+    OrderView,
+    TradeView,
+)
+from market.parties.access import ActorDep, OptionalActorDep, TraderDep
+
+router = APIRouter(prefix="/v1", tags=["matching"], route_class=IdempotentRoute)
+
+
+def engine_of(request: Request) -> MatchingEngine:
+    """The matching engine of the running app."""
+    engine: MatchingEngine = request.app.state.matching_engine
+    return engine
+
+
+EngineDep = Annotated[MatchingEngine, Depends(engine_of)]
+PageDep = Annotated[PageQuery, Depends()]
+
+
+def _response(answer: Answer) -> Response:
+    headers = {"content-type": "application/json", **answer.headers}
+    return Response(answer.body, status_code=answer.status, headers=headers)
+
+
+@router.post(
+    "/orders",
+    status_code=201,
+    response_model=OrderView,
+    responses=problems(400, 401, 402, 403, 404, 409, 422, 503),
+)
+async def place_order(
+    request: Request, engine: EngineDep, actor: TraderDep, body: OrderRequest
+) -> Response:
+    """Buy or sell lots of a plan; the answer tells what was filled and what rests."""
+    reply = await orders.place_order(engine, actor, body, request_id=request_id_of(request))
+    return _response(reply.answer)
+
+
+@router.get("/orders", responses=problems(401, 404, 422))
+async def list_orders(
+    kernel: KernelDep,
+    actor: ActorDep,
+    page: PageDep,
+    plan_id: PlanId | None = None,
+    status: OrderStatus | None = None,
+    party_id: PartyId | None = None,
+) -> Page[OrderView]:
+    """Own orders, newest first; operators and regulators may name a party."""
+    return await orders.list_orders(
+        kernel, actor, page, plan_id=plan_id, status=status, party_id=party_id
+    )
+
+
+@router.get("/orders/{order_id}", responses=problems(401, 404, 422))
+async def show_order(kernel: KernelDep, actor: ActorDep, order_id: OrderId) -> OrderView:
+    """One order with its latest trades."""
+    return await orders.show_order(kernel, actor, order_id)
+
+
+@router.delete(
+    "/orders/{order_id}",
+    response_model=OrderView,
+    responses=problems(401, 403, 404, 409, 422, 503),
+)
+async def cancel_order(
+    request: Request, engine: EngineDep, actor: TraderDep, order_id: OrderId
+) -> Response:
+    """Cancel what is left of an open order and free its hold."""
+    return _response(
+        await orders.cancel_order(engine, actor, order_id, request_id=request_id_of(request))
+    )
+
+
+@router.get("/instruments/{plan_id}/book", responses=problems(404, 422))
+async def show_book(
+    kernel: KernelDep,
+    plan_id: PlanId,
+    levels: Annotated[int, Query(ge=1, le=BOOK_LEVELS_MAX)] = BOOK_LEVELS_DEFAULT,
+) -> BookView:
+    """The aggregated order book of a plan (public)."""
+    return await market_data.show_book(kernel, plan_id, levels_max=levels)
+
+
+@router.get("/trades", responses=problems(401, 422))
+async def list_trades(
+    kernel: KernelDep,
+    actor: OptionalActorDep,
+    page: PageDep,
+    plan_id: PlanId | None = None,
+    order_id: OrderId | None = None,
+    mine: bool = False,
+) -> Page[TradeView]:
+    """The public tape, newest first; with ``mine`` or ``order_id`` one's own trades."""
+    return await market_data.list_trades(
+        kernel, actor, page, plan_id=plan_id, order_id=order_id, mine=mine
+    )

@@ -1,0 +1,274 @@
+"""The matching engine: one writer per shard, group commit, answers only after COMMIT.
+
+While a batch commits the next one collects; there is no timer (ledger.md §5). Memory follows the
+database and never leads it: a failed batch drops the books it touched, and they are read again.
+A second engine idles until the lease of the first has run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import asyncpg
+
+from market.kernel.context import Kernel
+from market.kernel.db import assert_no_unit_of_work
+from market.kernel.errors import MarketError, Unavailable
+from market.kernel.ids import new_id
+from market.kernel.logging import get_logger
+from market.matching import sql
+from market.matching.batch import Batch, Fence, Reconsider, StaleLease, Verdicts
+from market.matching.commands import Command, Reply
+from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
+from market.matching.models import SHARD
+from market.matching.shard import Shard
+
+# A batch that keeps meeting locks, deadlocks or a lost connection is given up after these.
+ATTEMPTS_MAX = 4
+BACKOFF_S = 0.05
+# Each reconsideration removes at least one order, so this many mean a stream of new ones.
+RECONSIDERATIONS_MAX = 16
+# A caller waits this long; the outcome is then unknown to it and found by its key.
+ANSWER_TIMEOUT_S = 30
+# The lease is renewed, and expiries are looked for, this many times per lease time.
+TICKS_PER_LEASE = 4
+TICK_MAX_S = 1.0
+# Per fetched portion of a rebuild, not for the whole of it.
+LOAD_TIMEOUT_MS = 60_000
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    command: Command
+    answer: asyncio.Future[Reply]
+
+
+class MatchingEngine:
+    """Use as ``async with MatchingEngine(kernel) as engine``; then ``await engine.submit(...)``.
+
+    ``holder`` names this writer in the lease; a restarted process may not reuse a name while the
+    old one could still be alive.
+    """
+
+    def __init__(self, kernel: Kernel, *, holder: str | None = None) -> None:
+        self._kernel = kernel
+        self._holder = holder or f"{socket.gethostname()}/{os.getpid()}/{new_id().hex[-12:]}"
+        self._ttl_s = kernel.settings.engine_lease_ttl_s
+        self._tick_s = min(TICK_MAX_S, self._ttl_s / TICKS_PER_LEASE)
+        self._batch_max = kernel.settings.engine_batch_max
+        self._queue_max = kernel.settings.engine_queue_max
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._shard = Shard()
+        self._term: int | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this engine believes to hold the lease; each batch's transaction verifies it."""
+        return self._term is not None
+
+    @property
+    def shard(self) -> Shard:
+        """The memory of this writer, for inspection."""
+        return self._shard
+
+    async def __aenter__(self) -> Self:
+        """Start; takes the lease at once when it is free, and is then ready for orders."""
+        try:
+            await self._try_acquire()
+        except Unavailable as error:
+            _log.warning("engine_waits_for_database", error=error.detail)
+        # An empty context: the task must not inherit an open unit of work or a request's claim.
+        self._task = asyncio.get_running_loop().create_task(
+            self._run(), name="matching-engine", context=contextvars.Context()
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Carry out what is queued, give the lease back, stop."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        await self._release()
+
+    async def submit(self, command: Command) -> Reply:
+        """Carry out one command durably and answer it. Not inside a unit of work.
+
+        Raises EngineStandby when another process is the writer, EngineBusy when the queue is
+        full, EngineStalled when there was no answer in time, DatabaseUnavailable (all 503), and
+        EngineFailed (500) for a command that cannot be carried out because of a defect.
+        """
+        assert_no_unit_of_work()
+        if not self.is_owner or self._closing:
+            raise self._standby()
+        if len(self._queue) >= self._queue_max:
+            raise EngineBusy("Too many orders are waiting.")
+        waiting = _Waiting(command, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await waiting.answer
+        except TimeoutError as error:
+            raise EngineStalled(retry_after_s=2) from error
+
+    async def _run(self) -> None:
+        while not self._closing or self._queue:
+            try:
+                if self.is_owner:
+                    await self._serve(await self._collect())
+                else:
+                    self._refuse(self._take(len(self._queue)), self._standby())
+                    if not self._closing and not await self._try_acquire():
+                        await self._sleep()
+            except Exception as error:  # noqa: BLE001 - see below
+                # The loop outlives everything: callers have had their answers, the next round
+                # starts from the database.
+                _log.error("engine_round_failed", exc_info=error)
+                await self._sleep()
+
+    async def _collect(self) -> list[_Waiting]:
+        """What waits, at most one batch; nothing after a tick without orders."""
+        if not self._queue:
+            await self._sleep()
+        return self._take(self._batch_max)
+
+    async def _sleep(self) -> None:
+        """Until the next order or tick."""
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._tick_s):
+                await self._wake.wait()
+
+    def _take(self, count: int) -> list[_Waiting]:
+        taken = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
+        # Whoever stopped waiting before the batch began gets no order.
+        return [waiting for waiting in taken if not waiting.answer.done()]
+
+    async def _serve(self, batch: Sequence[_Waiting]) -> None:
+        """Carry out a batch (an empty one renews the lease and ends expired orders)."""
+        if not self.is_owner:
+            self._refuse(batch, self._standby())
+            return
+        try:
+            replies = await self._commit_patiently([waiting.command for waiting in batch])
+        except StaleLease:
+            _log.warning("engine_lease_lost", term=self._term)
+            self._term = None
+            self._shard.clear()
+            self._refuse(batch, self._standby())
+        except Unavailable as error:
+            self._refuse(batch, error)
+        except Exception as error:  # noqa: BLE001 - reported, and answered to each caller
+            _log.error("engine_batch_failed", commands=len(batch), exc_info=error)
+            if len(batch) <= 1:
+                known = error if isinstance(error, MarketError) else EngineFailed()
+                self._refuse(batch, known)
+                return
+            # One command breaks it for all: find it by carrying them out one by one.
+            for waiting in batch:
+                await self._serve([waiting])
+        else:
+            for waiting, reply in zip(batch, replies, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(reply)
+
+    async def _commit_patiently(self, commands: Sequence[Command]) -> list[Reply]:
+        """Commit, again after what may pass, and again without orders that must not trade.
+
+        A connection lost at COMMIT leaves the outcome unknown. The next attempt waits for the
+        lease row until the old transaction has ended, then answers by key whatever it did.
+        """
+        assert self._term is not None
+        fence = Fence(self._holder, self._term, self._ttl_s)
+        verdicts = Verdicts()
+        failures = reconsiderations = 0
+        while True:
+            batch = Batch(self._kernel, self._shard, fence, commands, verdicts)
+            try:
+                async with self._kernel.unit_of_work() as uow:
+                    await batch.run(uow)
+            except Reconsider as error:
+                self._shard.drop(batch.plan_ids)
+                reconsiderations += 1
+                if reconsiderations > RECONSIDERATIONS_MAX:
+                    raise EngineStalled(retry_after_s=1) from error
+            except (Unavailable, asyncpg.InterfaceError, OSError) as error:
+                self._shard.drop(batch.plan_ids)
+                failures += 1
+                if failures == ATTEMPTS_MAX:
+                    raise _unavailable(error) from error
+                _log.warning("engine_batch_retry", attempt=failures, error=str(error))
+                await asyncio.sleep(BACKOFF_S * 2**failures)
+            except BaseException:
+                self._shard.drop(batch.plan_ids)
+                raise
+            else:
+                batch.apply()
+                if not batch.deferred:
+                    return [batch.replies[index] for index in range(len(commands))]
+
+    async def _try_acquire(self) -> bool:
+        """Take a free lease and rebuild the books, in one transaction."""
+        async with self._kernel.unit_of_work(statement_timeout_ms=LOAD_TIMEOUT_MS) as uow:
+            connection = await uow.raw()
+            term = await sql.acquire_lease(
+                connection, SHARD, holder=self._holder, ttl_s=self._ttl_s
+            )
+            if term is None:
+                return False
+            orders = await self._shard.load_all(connection)
+            # A long rebuild must not end with a lease that is over.
+            await sql.renew_lease(
+                connection,
+                SHARD,
+                holder=self._holder,
+                term=term,
+                ttl_s=self._ttl_s,
+                sequence_count=0,
+            )
+        self._term = term
+        _log.info("engine_lease_taken", term=term, open_orders=orders)
+        return True
+
+    async def _release(self) -> None:
+        if self._term is None:
+            return
+        term, self._term = self._term, None
+        try:
+            async with self._kernel.unit_of_work() as uow:
+                await sql.release_lease(await uow.raw(), SHARD, holder=self._holder, term=term)
+        except Unavailable as error:
+            _log.warning("engine_lease_not_released", error=error.detail)
+
+    def _standby(self) -> EngineStandby:
+        return EngineStandby(retry_after_s=self._ttl_s)
+
+    @staticmethod
+    def _refuse(batch: Sequence[_Waiting], error: MarketError) -> None:
+        for waiting in batch:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(error)
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    return error if isinstance(error, Unavailable) else EngineStalled(retry_after_s=2)

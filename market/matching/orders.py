@@ -1,0 +1,109 @@
+"""Orders: placing and cancelling through the engine, reading from the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlmodel import col, select
+
+from market.kernel import idempotency
+from market.kernel.context import Kernel
+from market.kernel.idempotency import Answer
+from market.kernel.ids import new_id
+from market.kernel.schemas import Page, PageQuery
+from market.kernel.security import Actor, Role
+from market.matching.commands import Cancel, Place, Reply
+from market.matching.engine import MatchingEngine
+from market.matching.errors import OrderNotFound
+from market.matching.models import Order, OrderSide, OrderStatus
+from market.matching.schemas import OrderRequest, OrderView
+from market.matching.views import read_views
+from market.parties.access import may_oversee
+from market.parties.directory import after_id
+
+_NO_REQUEST = "none"
+
+
+async def place_order(
+    engine: MatchingEngine, actor: Actor, body: OrderRequest, *, request_id: str = _NO_REQUEST
+) -> Reply:
+    """Place an order; the answer holds an OrderView (201) or the problem that refused it.
+
+    Effects of an accepted order: hold on the buyer's balance, trades with agreements, escrow and
+    grants, events. A refused one changes nothing, and its key keeps the refusal. Raises
+    RoleRequired (403) and the engine's 503s. Called within a request it takes over the request's
+    Idempotency-Key; elsewhere each call is a new command.
+    """
+    actor.require(Role.BUYER if body.side is OrderSide.BUY else Role.SELLER)
+    claim = idempotency.take()
+    reply = await engine.submit(
+        Place(
+            party_id=actor.party_id,
+            key=claim.key if claim else f"engine-place:{new_id().hex}",
+            request_hash=claim.request_hash if claim else bytes(32),
+            body=body,
+            request_id=request_id,
+        )
+    )
+    if claim is not None:
+        claim.answer = reply.answer
+    return reply
+
+
+async def cancel_order(
+    engine: MatchingEngine, actor: Actor, order_id: UUID, *, request_id: str = _NO_REQUEST
+) -> Answer:
+    """Cancel an own open order; the answer holds its OrderView (200) or a problem.
+
+    Effects: the rest of its hold is free, event ``order.cancelled``. 404 for an unknown order or
+    that of somebody else, 409 once it is filled or cancelled. Raises RoleRequired (403) and the
+    engine's 503s.
+    """
+    actor.require(Role.BUYER, Role.SELLER)
+    command = Cancel(party_id=actor.party_id, order_id=order_id, request_id=request_id)
+    return (await engine.submit(command)).answer
+
+
+async def show_order(kernel: Kernel, actor: Actor, order_id: UUID) -> OrderView:
+    """One order, to its party, operators and regulators. Raises OrderNotFound (404)."""
+    async with kernel.unit_of_work() as uow:
+        view = (await read_views(await uow.raw(), [order_id])).get(order_id)
+    if view is None or not may_oversee(actor, view.party_id):
+        raise OrderNotFound(param="order_id")
+    return view
+
+
+async def list_orders(
+    kernel: Kernel,
+    actor: Actor,
+    page: PageQuery,
+    *,
+    plan_id: UUID | None = None,
+    status: OrderStatus | None = None,
+    party_id: UUID | None = None,
+) -> Page[OrderView]:
+    """The actor's orders, newest first; of ``party_id`` for operators and regulators.
+
+    Raises OrderNotFound (404) for another party's orders without oversight, BadCursor (422).
+    """
+    wanted = party_id or actor.party_id
+    if not may_oversee(actor, wanted):
+        raise OrderNotFound(param="party_id")
+    statement = (
+        select(Order.id)
+        .where(Order.party_id == wanted)
+        .order_by(col(Order.id).desc())
+        .limit(page.limit + 1)
+    )
+    after = after_id(page)
+    if after is not None:
+        statement = statement.where(col(Order.id) < after)
+    if plan_id is not None:
+        statement = statement.where(Order.plan_id == plan_id)
+    if status is not None:
+        statement = statement.where(Order.status == status.value)
+    async with kernel.unit_of_work() as uow:
+        ids: Sequence[UUID] = (await uow.session.exec(statement)).all()
+        views = await read_views(await uow.raw(), ids)
+    return Page.of([views[order_id] for order_id in ids], page.limit, [(i,) for i in ids])

@@ -1,0 +1,177 @@
+"""API shapes of orders, trades and books. Prices are minor units per lot, quantities are lots."""
+
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import (
+    AwareDatetime,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
+
+from market.kernel.ids import AgreementId, ListingId, OrderId, PartyId, PlanId, TradeId
+from market.kernel.money import MAX_MINOR, AmountMinor
+from market.kernel.schemas import Schema
+from market.matching.models import (
+    CloseReason,
+    OrderSide,
+    OrderStatus,
+    OrderType,
+    TimeInForceName,
+)
+
+# An instrument trades in whole lots; a plan sets how many units a lot has.
+LOTS_MAX = 1_000_000_000
+BOOK_LEVELS_DEFAULT = 20
+BOOK_LEVELS_MAX = 100
+# Trades shown inside an order; the others are listed by GET /v1/trades?order_id=.
+ORDER_TRADES_MAX = 50
+
+Lots = Annotated[StrictInt, Field(ge=1, le=LOTS_MAX, description="Whole lots of the plan.")]
+ClientOrderId = Annotated[
+    str,
+    StringConstraints(pattern=r"^[!-~]{1,64}$"),
+    Field(description="The client's own name for the order, unique per party."),
+]
+
+
+class OrderRequest(Schema):
+    """An instruction to buy or sell lots of a plan.
+
+    A limit order states ``price_minor``; a market order states ``protection_price_minor``, the
+    worst price it accepts, and never rests. ``lots: null`` is a posted price without an end, for
+    the owner of the listing only.
+    """
+
+    plan_id: PlanId
+    side: OrderSide
+    type: OrderType = OrderType.LIMIT
+    lots: Lots | None
+    price_minor: AmountMinor | None = None
+    protection_price_minor: AmountMinor | None = None
+    time_in_force: TimeInForceName | None = Field(
+        default=None, description="Default: gtc for limit orders, ioc for market orders."
+    )
+    post_only: StrictBool = False
+    expires_at: AwareDatetime | None = None
+    client_order_id: ClientOrderId | None = None
+
+    @property
+    def limit_minor(self) -> int:
+        """The worst price per lot, whichever field states it."""
+        price = self.price_minor or self.protection_price_minor
+        assert price is not None
+        return price
+
+    @property
+    def effective_tif(self) -> TimeInForceName:
+        """Time in force with its default filled in."""
+        if self.time_in_force is not None:
+            return self.time_in_force
+        return TimeInForceName.GTC if self.type is OrderType.LIMIT else TimeInForceName.IOC
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._check_price()
+        tif = self.effective_tif
+        if self.lots is None:
+            if self.side is not OrderSide.SELL or self.type is not OrderType.LIMIT:
+                raise ValueError("lots may be null for limit sell orders only")
+            if tif is not TimeInForceName.GTC:
+                raise ValueError("an order with lots null is good till cancelled")
+        elif self.limit_minor * self.lots > MAX_MINOR:
+            raise ValueError(f"price times lots must not exceed {MAX_MINOR} minor units")
+        if tif is not TimeInForceName.GTC:
+            if self.post_only:
+                raise ValueError("post_only needs time_in_force gtc")
+            if self.expires_at is not None:
+                raise ValueError("expires_at needs time_in_force gtc")
+        return self
+
+    def _check_price(self) -> None:
+        if self.type is OrderType.LIMIT:
+            if self.price_minor is None or self.protection_price_minor is not None:
+                raise ValueError("a limit order states price_minor and no protection price")
+            return
+        if self.protection_price_minor is None or self.price_minor is not None:
+            raise ValueError("a market order states protection_price_minor and no price_minor")
+        if self.effective_tif is TimeInForceName.GTC:
+            raise ValueError("a market order is ioc or fok")
+
+
+class OrderTrade(Schema):
+    """A fill of the order that shows it."""
+
+    trade_id: TradeId
+    agreement_id: AgreementId
+    lots: int
+    price_minor: int
+
+
+class OrderView(Schema):
+    """An order as its party sees it.
+
+    ``remaining_lots`` can still trade: null without an end, 0 once closed.
+    ``average_price_minor`` is ``filled_amount_minor / filled_lots`` rounded half up; the exact
+    figure is the amount. ``trades`` holds the latest 50.
+    """
+
+    id: OrderId
+    plan_id: PlanId
+    listing_id: ListingId
+    party_id: PartyId
+    side: OrderSide
+    type: OrderType
+    time_in_force: TimeInForceName
+    post_only: bool
+    price_minor: int
+    currency: str
+    lots: int | None
+    filled_lots: int
+    remaining_lots: int | None
+    filled_amount_minor: int
+    average_price_minor: int | None
+    status: OrderStatus
+    reason: CloseReason | None
+    client_order_id: str | None
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    trades: list[OrderTrade]
+
+
+class TradeView(Schema):
+    """A print on the tape. The last three fields are for the trade's own parties only."""
+
+    id: TradeId
+    plan_id: PlanId
+    lots: int
+    price_minor: int
+    currency: str
+    taker_side: OrderSide
+    traded_at: datetime
+    side: OrderSide | None = None
+    order_id: OrderId | None = None
+    agreement_id: AgreementId | None = None
+
+
+class BookLevel(Schema):
+    """All resting orders at one price; ``unlimited`` says that one of them never runs out."""
+
+    price_minor: int
+    lots: int
+    orders: int
+    unlimited: bool
+
+
+class BookView(Schema):
+    """The aggregated book of a plan, best prices first. ``sequence`` grows with every change."""
+
+    plan_id: PlanId
+    currency: str
+    sequence: int
+    bids: list[BookLevel]
+    asks: list[BookLevel]

@@ -1,0 +1,115 @@
+"""Orders as the API shows them, from memory after a batch or from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from market.matching import sql
+from market.matching.matcher import Touched
+from market.matching.models import CloseReason, OrderSide, OrderStatus, OrderType, TimeInForceName
+from market.matching.schemas import ORDER_TRADES_MAX, OrderTrade, OrderView
+
+if TYPE_CHECKING:
+    from market.matching.sql import Connection, Record
+
+
+def remaining_lots(lots: int | None, filled: int, status: OrderStatus) -> int | None:
+    """Lots that can still trade: null without an end, 0 once closed."""
+    if not status.is_open:
+        return 0
+    return None if lots is None else lots - filled
+
+
+def average_price(amount_minor: int, lots: int) -> int | None:
+    """Minor units per lot, rounded half up; None before the first fill."""
+    return (2 * amount_minor + lots) // (2 * lots) if lots else None
+
+
+def new_order_view(touched: Touched, now: datetime) -> OrderView:
+    """A new order right after its batch."""
+    admitted, order = touched.admitted, touched.order
+    assert admitted is not None
+    body = admitted.place.body
+    return OrderView(
+        id=order.id,
+        plan_id=order.plan_id,
+        listing_id=admitted.listing.id,
+        party_id=order.party_id,
+        side=body.side,
+        type=body.type,
+        time_in_force=body.effective_tif,
+        post_only=body.post_only,
+        price_minor=order.price,
+        currency=admitted.plan.currency,
+        lots=order.lots,
+        filled_lots=touched.filled,
+        remaining_lots=remaining_lots(order.lots, touched.filled, touched.status),
+        filled_amount_minor=touched.amount,
+        average_price_minor=average_price(touched.amount, touched.filled),
+        status=touched.status,
+        reason=touched.reason,
+        client_order_id=body.client_order_id,
+        expires_at=order.expires_at,
+        created_at=now,
+        updated_at=now,
+        trades=[
+            OrderTrade(
+                trade_id=match.trade_id,
+                agreement_id=match.agreement_id,
+                lots=match.lots,
+                price_minor=match.price,
+            )
+            for match in touched.matches[-ORDER_TRADES_MAX:]
+        ],
+    )
+
+
+async def read_views(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, OrderView]:
+    """Orders by id with their latest trades, in two queries."""
+    if not ids:
+        return {}
+    rows = await sql.read_orders(connection, ids)
+    trades: dict[UUID, list[OrderTrade]] = {order_id: [] for order_id in rows}
+    found = await sql.read_order_trades(connection, list(rows), per_order_max=ORDER_TRADES_MAX)
+    for row in found:
+        trades[row["order_id"]].append(
+            OrderTrade(
+                trade_id=row["id"],
+                agreement_id=row["agreement_id"],
+                lots=row["lots"],
+                price_minor=row["price_minor"],
+            )
+        )
+    return {order_id: _row_view(row, trades[order_id]) for order_id, row in rows.items()}
+
+
+def _row_view(row: Record, trades: list[OrderTrade]) -> OrderView:
+    status = OrderStatus(row["status"])
+    amount = int(row["filled_amount_minor"])
+    return OrderView(
+        id=row["id"],
+        plan_id=row["plan_id"],
+        listing_id=row["listing_id"],
+        party_id=row["party_id"],
+        side=OrderSide(row["side"]),
+        type=OrderType(row["type"]),
+        time_in_force=TimeInForceName(row["time_in_force"]),
+        post_only=row["post_only"],
+        price_minor=row["price_minor"],
+        currency=row["currency"],
+        lots=row["lots"],
+        filled_lots=row["filled_lots"],
+        remaining_lots=remaining_lots(row["lots"], row["filled_lots"], status),
+        filled_amount_minor=amount,
+        average_price_minor=average_price(amount, row["filled_lots"]),
+        status=status,
+        reason=CloseReason(row["reason"]) if row["reason"] else None,
+        client_order_id=row["client_order_id"],
+        expires_at=row["expires_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        trades=trades,
+    )
