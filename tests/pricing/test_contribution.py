@@ -1,13 +1,17 @@
 """Contribution values: golden tables of reference/pricing.md A3 and the axioms."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise, permutations
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from pricing.contribution import (
+    Floats,
+    Utility,
     banzhaf,
     by_owner,
     knn_shapley,
@@ -21,17 +25,17 @@ from pricing.contribution import (
 AIRPORT_100 = [c for c, n in enumerate([8, 12, 6, 14, 8, 9, 13, 10, 10, 10], 1) for _ in range(n)]
 
 
-def airport(costs):
+def airport(costs: Sequence[int]) -> Utility:
     return lambda players: float(max((costs[i] for i in players), default=0))
 
 
-def shoes(left, right):
+def shoes(left: int, right: int) -> Utility:
     return lambda players: float(
         min(sum(i < left for i in players), sum(left <= i < left + right for i in players))
     )
 
 
-def line(flags):
+def line(flags: Sequence[int]) -> dict[str, Any]:
     """Training rows at 1, 2, 3 … from a single test row of label 1."""
     return {
         "train_x": np.arange(1.0, len(flags) + 1)[:, None],
@@ -41,8 +45,8 @@ def line(flags):
     }
 
 
-def knn_game(train_x, train_y, test_x, test_y, k):
-    def utility(players):
+def knn_game(train_x: Floats, train_y: Any, test_x: Floats, test_y: Any, k: int) -> Utility:
+    def utility(players: frozenset[int]) -> float:
         rows = sorted(players)
         total = 0.0
         for point, label in zip(test_x, test_y, strict=True):
@@ -64,7 +68,7 @@ def knn_game(train_x, train_y, test_x, test_y, k):
         ([1], 5, ["1/5"]),
     ],
 )
-def test_knn_toys_match_the_reference(flags, k, expected):
+def test_knn_toys_match_the_reference(flags: list[int], k: int, expected: list[str]) -> None:
     values = knn_shapley(**line(flags), k=k)
     assert values == pytest.approx([float(Fraction(text)) for text in expected], abs=1e-15)
 
@@ -84,7 +88,9 @@ def test_knn_toys_match_the_reference(flags, k, expected):
     ),
     st.integers(1, 8),
 )
-def test_knn_equals_the_exact_group_value_with_ties_and_few_rows(train, tests, k):
+def test_knn_equals_the_exact_group_value_with_ties_and_few_rows(
+    train: tuple[list[tuple[int, int]], list[int]], tests: list[tuple[int, int, int]], k: int
+) -> None:
     train_x, train_y = np.array(train[0], dtype=float), np.array(train[1])
     test_x, test_y = np.array([t[:2] for t in tests], dtype=float), np.array([t[2] for t in tests])
     fast = knn_shapley(train_x, train_y, test_x=test_x, test_y=test_y, k=k)
@@ -92,7 +98,7 @@ def test_knn_equals_the_exact_group_value_with_ties_and_few_rows(train, tests, k
     assert fast == pytest.approx(slow.tolist(), abs=1e-12)
 
 
-def test_knn_sorts_exactly_where_packed_keys_cannot_tell():
+def test_knn_sorts_exactly_where_packed_keys_cannot_tell() -> None:
     # 1,000 rows need 10 index bits; these distances differ in the last 3 bits of the mantissa.
     base = np.float64(1.5)
     x = np.array([base + i % 8 * np.spacing(base) for i in range(1_000)])[::-1]
@@ -110,7 +116,7 @@ def test_knn_sorts_exactly_where_packed_keys_cannot_tell():
     assert values == pytest.approx(expected.tolist(), abs=1e-15)
 
 
-def test_knn_copies_of_a_row_earn_the_same_and_owners_add_up():
+def test_knn_copies_of_a_row_earn_the_same_and_owners_add_up() -> None:
     generator = np.random.default_rng(7)
     x = generator.normal(size=(300, 7))
     y = generator.integers(0, 2, 300)
@@ -124,7 +130,7 @@ def test_knn_copies_of_a_row_earn_the_same_and_owners_add_up():
     assert sum(parts.values()) == pytest.approx(float(values.sum()), abs=1e-12)
 
 
-def test_knn_is_the_same_in_one_block_and_in_many(monkeypatch):
+def test_knn_is_the_same_in_one_block_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(3)
     x, y = generator.normal(size=(200, 4)), generator.choice(["a", "b", "c"], 200)
     test = {"test_x": generator.normal(size=(50, 4)), "test_y": generator.choice(["a", "b"], 50)}
@@ -146,7 +152,7 @@ def test_knn_is_the_same_in_one_block_and_in_many(monkeypatch):
         ({"train_y": np.array([1])}, "one per row"),
     ],
 )
-def test_knn_refuses_what_does_not_fit(change, message):
+def test_knn_refuses_what_does_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         knn_shapley(**{**line([1, 0]), "k": 1, **change})
 
@@ -160,12 +166,12 @@ def test_knn_refuses_what_does_not_fit(change, message):
         (lambda s: float(len(s) == 1), 1, ["1"]),
     ],
 )
-def test_games_of_the_reference(utility, players, expected):
+def test_games_of_the_reference(utility: Utility, players: int, expected: list[str]) -> None:
     values = shapley(tabulate(utility, players))
     assert values == pytest.approx([float(Fraction(text)) for text in expected], abs=1e-12)
 
 
-def test_banzhaf_of_a_majority_game():
+def test_banzhaf_of_a_majority_game() -> None:
     # Weights 2, 1, 1 and quota 3: player 0 swings in 3 of 4 coalitions, the others in 1 of 4.
     weights = [2, 1, 1]
     table = tabulate(lambda s: float(sum(weights[i] for i in s) >= 3), 3)
@@ -178,7 +184,7 @@ tables = st.integers(1, 5).flatmap(
 
 
 @given(tables)
-def test_shapley_is_efficient_and_equals_the_mean_over_permutations(entries):
+def test_shapley_is_efficient_and_equals_the_mean_over_permutations(entries: list[int]) -> None:
     table = np.array(entries, dtype=float)
     players = len(entries).bit_length() - 1
     values = shapley(table)
@@ -194,7 +200,7 @@ def test_shapley_is_efficient_and_equals_the_mean_over_permutations(entries):
 
 
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=6))
-def test_symmetric_players_earn_the_same_and_a_dummy_nothing(costs):
+def test_symmetric_players_earn_the_same_and_a_dummy_nothing(costs: list[int]) -> None:
     costs = [*costs, costs[0], 0]
     for values in (
         shapley(tabulate(airport(costs), len(costs))),
@@ -205,13 +211,13 @@ def test_symmetric_players_earn_the_same_and_a_dummy_nothing(costs):
 
 
 @given(tables, st.integers(-5, 5))
-def test_values_are_linear_in_the_game(entries, factor):
+def test_values_are_linear_in_the_game(entries: list[int], factor: int) -> None:
     table = np.array(entries, dtype=float)
     scaled = (shapley(table) * factor).tolist()
     assert shapley(table * factor) == pytest.approx(scaled, abs=1e-9)
 
 
-def test_tables_out_of_bounds_are_refused():
+def test_tables_out_of_bounds_are_refused() -> None:
     with pytest.raises(ValueError, match="1 to 12 players"):
         tabulate(lambda s: 0.0, 13)
     with pytest.raises(ValueError, match="not finite"):
@@ -223,7 +229,7 @@ def test_tables_out_of_bounds_are_refused():
         by_owner(np.zeros(2), ["a"])
 
 
-def test_sampling_covers_the_airport_game_of_100_and_repeats_by_seed():
+def test_sampling_covers_the_airport_game_of_100_and_repeats_by_seed() -> None:
     exact = []
     total, previous = 0.0, 0
     for cost in range(1, 11):
@@ -250,7 +256,7 @@ def test_sampling_covers_the_airport_game_of_100_and_repeats_by_seed():
     assert again.half_widths.tolist() == run.half_widths.tolist()
 
 
-def test_sampling_stops_at_the_target_and_an_additive_game_is_exact():
+def test_sampling_stops_at_the_target_and_an_additive_game_is_exact() -> None:
     additive = permutation_shapley(
         lambda s: float(sum(s)), 4, seed=1, permutations_max=500, half_width_target=1e-9
     )
@@ -279,13 +285,18 @@ def test_sampling_stops_at_the_target_and_an_additive_game_is_exact():
         {"utility": lambda s: float("inf") if s else 0.0},
     ],
 )
-def test_sampling_refuses_bounds_out_of_range(change):
-    arguments = {"utility": lambda s: 0.0, "players": 2, "seed": 1, "permutations_max": 10}
+def test_sampling_refuses_bounds_out_of_range(change: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {
+        "utility": lambda s: 0.0,
+        "players": 2,
+        "seed": 1,
+        "permutations_max": 10,
+    }
     with pytest.raises(ValueError, match=r"players|permutations|confidence|finite"):
         permutation_shapley(**{**arguments, **change})
 
 
-def test_to_ppm_by_largest_remainder_with_negatives_clipped():
+def test_to_ppm_by_largest_remainder_with_negatives_clipped() -> None:
     assert to_ppm([1, 1, 1]) == [333_334, 333_333, 333_333]
     assert to_ppm([3, 2, 1], total_ppm=100_01) == [5_000, 3_334, 1_667]
     assert to_ppm([2.0, -5.0, 2.0]) == [500_000, 0, 500_000]
@@ -303,7 +314,7 @@ def test_to_ppm_by_largest_remainder_with_negatives_clipped():
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60),
     st.integers(0, 1_000_000),
 )
-def test_to_ppm_sums_exactly_keeps_order_and_is_within_one(values, total):
+def test_to_ppm_sums_exactly_keeps_order_and_is_within_one(values: list[float], total: int) -> None:
     parts = to_ppm(values, total_ppm=total)
     clipped = [max(Fraction(v), Fraction(0)) for v in values]
     whole = sum(clipped)

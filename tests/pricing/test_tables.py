@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
 from market.kernel.ids import new_id
+from tests.conftest import TestDatabase
+
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-PLAN = {
+PLAN: dict[str, Any] = {
     "kind": "metered",
     "currency": "CNY",
     "price_minor": 100,
@@ -24,25 +29,25 @@ PLAN = {
 
 
 @pytest.fixture
-def app(database) -> Iterator[psycopg.Connection]:
+def app(database: TestDatabase) -> Iterator[Connection]:
     with psycopg.connect(database.url, autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
-def owner(database) -> Iterator[psycopg.Connection]:
+def owner(database: TestDatabase) -> Iterator[Connection]:
     with psycopg.connect(database.owner_url, autocommit=True) as connection:
         yield connection
 
 
-def insert(connection, table, **values):
+def insert(connection: Connection, table: str, **values: Any) -> None:
     names, marks = ", ".join(values), ", ".join(["%s"] * len(values))
     connection.execute(
         f"INSERT INTO pricing.{table} ({names}) VALUES ({marks})", [*values.values()]
     )
 
 
-def insert_plan(connection, **changes):
+def insert_plan(connection: Connection, **changes: Any) -> UUID:
     plan_id = new_id()
     ids = {"id": plan_id, "listing_id": new_id(), "seller_id": new_id()}
     insert(connection, "plan", **{**ids, **PLAN, **changes})
@@ -67,13 +72,15 @@ def insert_plan(connection, **changes):
         {"retired_at": NOW},
     ],
 )
-def test_a_plan_out_of_bounds_cannot_be_stored(app, changes):
+def test_a_plan_out_of_bounds_cannot_be_stored(app: Connection, changes: dict[str, Any]) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         insert_plan(app, **changes)
     assert app.execute("SELECT count(*) FROM pricing.plan").fetchone() == (0,)
 
 
-def test_terms_of_a_plan_are_frozen_for_application_and_owner(app, owner):
+def test_terms_of_a_plan_are_frozen_for_application_and_owner(
+    app: Connection, owner: Connection
+) -> None:
     plan_id = insert_plan(owner)
     for statement in (
         "UPDATE pricing.plan SET price_minor = 1 WHERE id = %s",
@@ -95,7 +102,14 @@ def test_terms_of_a_plan_are_frozen_for_application_and_owner(app, owner):
     ).fetchone() == ("retired", 100)
 
 
-def insert_shares(connection, listing_id, parts, *, total, version=1):
+def insert_shares(
+    connection: Connection,
+    listing_id: UUID,
+    parts: list[tuple[UUID, int]],
+    *,
+    total: int,
+    version: int = 1,
+) -> None:
     with connection.transaction():
         insert(
             connection,
@@ -118,7 +132,7 @@ def insert_shares(connection, listing_id, parts, *, total, version=1):
             )
 
 
-def test_shares_add_up_to_their_stated_total_below_the_whole(app):
+def test_shares_add_up_to_their_stated_total_below_the_whole(app: Connection) -> None:
     listing_id, party = new_id(), new_id()
     for parts, total in (
         ([(party, 100)], 101),
@@ -146,7 +160,7 @@ def test_shares_add_up_to_their_stated_total_below_the_whole(app):
     assert app.execute("SELECT sum(ppm) FROM pricing.share").fetchone() == (999_999,)
 
 
-def test_history_is_append_only_even_for_the_owner(app, owner):
+def test_history_is_append_only_even_for_the_owner(app: Connection, owner: Connection) -> None:
     insert_shares(app, new_id(), [(new_id(), 5)], total=5)
     for table in ("share_version", "share", "valuation", "observation"):
         for statement in (f"DELETE FROM pricing.{table}", f"TRUNCATE pricing.{table} CASCADE"):

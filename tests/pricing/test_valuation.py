@@ -1,6 +1,7 @@
 """The three approaches: golden numbers of reference/pricing.md A3 row 7, ranges, properties."""
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -8,6 +9,7 @@ from hypothesis import given, strategies as st
 from market.kernel.money import MAX_MINOR
 from pricing.errors import ValuationImpossible
 from pricing.valuation import (
+    Appraisal,
     Approach,
     Comparable,
     CostInputs,
@@ -15,6 +17,7 @@ from pricing.valuation import (
     IncomeInputs,
     IncomeMethod,
     MarketInputs,
+    Step,
     Term,
     TraceUnit,
     combine,
@@ -30,8 +33,8 @@ ONE = exact(1_000_000)
 NO_FACTORS = dict.fromkeys(("X_quality", "X_supply_demand", "X_date", "X_capacity", "X_other"), ONE)
 
 
-def cost_inputs(**changes):
-    stated = {
+def cost_inputs(**changes: Any) -> CostInputs:
+    stated: dict[str, Any] = {
         "lines": [exact(50_000), exact(30_000)],
         "return_rate": exact(150_000),
         "quality": exact(950_000),
@@ -42,16 +45,21 @@ def cost_inputs(**changes):
     return CostInputs(**{**stated, **changes})
 
 
-def flows(*amounts, rate=100_000, method=IncomeMethod.DIRECT, other=0):
+def flows(
+    *amounts: int,
+    rate: int = 100_000,
+    method: IncomeMethod = IncomeMethod.DIRECT,
+    other: int = 0,
+) -> IncomeInputs:
     terms = [Term(exact(amount), exact(other)) for amount in amounts]
     return IncomeInputs(method, terms, exact(rate))
 
 
-def step(appraisal, name):
+def step(appraisal: Appraisal, name: str) -> Step:
     return next(line for line in appraisal.trace if line.name == name)
 
 
-def test_cost_approach_of_the_reference():
+def test_cost_approach_of_the_reference() -> None:
     # TC = 800.00, R = 15 %, U = .8438375, P = 776.3305, in minor units of a two-digit currency.
     found = cost(cost_inputs())
     assert step(found, "U").result == "0.8438375"
@@ -65,7 +73,7 @@ def test_cost_approach_of_the_reference():
     assert found.sensitivity == ()
 
 
-def test_income_approach_of_the_reference():
+def test_income_approach_of_the_reference() -> None:
     # F = 120, 130, 140 at 10 % is 321.7130.
     found = income(flows(12_000, 13_000, 14_000))
     assert (found.exact / 100).quantize(Decimal("1e-4")) == Decimal("321.7130")
@@ -83,7 +91,7 @@ def test_income_approach_of_the_reference():
     assert step(found, "PV_3").inputs == {"F_t": "14000", "i": "0.1", "t": "3"}
 
 
-def test_market_approach_of_the_reference():
+def test_market_approach_of_the_reference() -> None:
     # 500 × 1.05 × .90 × 1.02 × 1.20 is 578.34.
     factors = {
         "X_quality": exact(1_050_000),
@@ -107,11 +115,11 @@ def test_market_approach_of_the_reference():
         (IncomeMethod.SHARE, 250_000, 55),
     ],
 )
-def test_each_income_method_finds_its_flow(method, other, value):
+def test_each_income_method_finds_its_flow(method: IncomeMethod, other: int, value: int) -> None:
     assert income(flows(110, 110, rate=0, method=method, other=other)).value_minor == value
 
 
-def test_range_is_the_worst_and_best_combination_and_swings_move_one_input():
+def test_range_is_the_worst_and_best_combination_and_swings_move_one_input() -> None:
     found = cost(
         cost_inputs(
             lines=[Estimate(80_000, 60_000, 100_000)],
@@ -128,7 +136,7 @@ def test_range_is_the_worst_and_best_combination_and_swings_move_one_input():
     ]
 
 
-def test_income_range_with_mixed_signs_and_a_floor_of_zero():
+def test_income_range_with_mixed_signs_and_a_floor_of_zero() -> None:
     terms = [
         Term(Estimate(100, 0, 200), exact(150)),
         Term(Estimate(400, 100, 400), exact(150)),
@@ -139,7 +147,7 @@ def test_income_range_with_mixed_signs_and_a_floor_of_zero():
     assert [swing.input for swing in found.sensitivity] == ["R_t", "i"]
 
 
-def test_comparables_and_reference_meet_in_a_median_with_quartiles():
+def test_comparables_and_reference_meet_in_a_median_with_quartiles() -> None:
     comparables = [
         Comparable("lst_a", Decimal("1.0"), 5),
         Comparable("lst_b", Decimal("1.2"), 1),
@@ -157,7 +165,7 @@ def test_comparables_and_reference_meet_in_a_median_with_quartiles():
         market(MarketInputs(1_000, None, [], NO_FACTORS))
 
 
-def test_values_without_a_price_are_refused():
+def test_values_without_a_price_are_refused() -> None:
     with pytest.raises(ValuationImpossible, match="gives 0 minor units"):
         cost(cost_inputs(risk=exact(1_000_000)))
     with pytest.raises(ValuationImpossible, match="gives -100 minor units"):
@@ -168,7 +176,7 @@ def test_values_without_a_price_are_refused():
         Estimate(1, 2, 3)
 
 
-def test_combined_value_is_the_weighted_mean():
+def test_combined_value_is_the_weighted_mean() -> None:
     appraisals = [cost(cost_inputs()), income(flows(12_000, 13_000, 14_000))]
     equal = combine(appraisals, {Approach.COST: 1, Approach.INCOME: 1})
     assert equal.value_minor == (77_633 + 32_171) // 2
@@ -186,7 +194,7 @@ def test_combined_value_is_the_weighted_mean():
         combine(appraisals, {Approach.COST: 3, Approach.INCOME: -1})
 
 
-def test_lot_price_rounds_half_up_and_never_to_zero():
+def test_lot_price_rounds_half_up_and_never_to_zero() -> None:
     assert [per_lot(n, 10) for n in (0, 4, 5, 14, 15, 100)] == [1, 1, 1, 1, 2, 10]
     with pytest.raises(ValueError, match="lot"):
         per_lot(1, 0)
@@ -194,7 +202,7 @@ def test_lot_price_rounds_half_up_and_never_to_zero():
         per_lot(-1, 1)
 
 
-def test_quantiles_interpolate():
+def test_quantiles_interpolate() -> None:
     points = [Decimal(n) for n in (4, 1, 3, 2)]
     assert quantile(points, Decimal("0.5")) == Decimal("2.5")
     assert quantile(points, Decimal("0.25")) == Decimal("1.75")
@@ -203,7 +211,7 @@ def test_quantiles_interpolate():
         quantile([], Decimal("0.5"))
 
 
-def estimates(low, high):
+def estimates(low: int, high: int) -> st.SearchStrategy[Estimate]:
     return st.tuples(*[st.integers(low, high)] * 3).map(
         lambda three: Estimate(sorted(three)[1], min(three), max(three))
     )
@@ -221,7 +229,9 @@ cost_cases = st.builds(
 
 
 @given(cost_cases, st.integers(0, 10**9))
-def test_higher_cost_never_lowers_the_value_and_the_range_holds_it(inputs, more):
+def test_higher_cost_never_lowers_the_value_and_the_range_holds_it(
+    inputs: CostInputs, more: int
+) -> None:
     found = cost(inputs)
     assert found.low_minor <= found.value_minor <= found.high_minor
     for swing in found.sensitivity:
@@ -243,7 +253,9 @@ def test_higher_cost_never_lowers_the_value_and_the_range_holds_it(inputs, more)
     st.integers(0, 999_999),
     st.integers(1, 1_000_000),
 )
-def test_income_falls_with_the_rate_and_is_close_to_exact_fractions(amounts, rate, more):
+def test_income_falls_with_the_rate_and_equals_exact_fractions(
+    amounts: list[int], rate: int, more: int
+) -> None:
     found = income(flows(*amounts, rate=rate))
     assert income(flows(*amounts, rate=rate + more)).value_minor <= found.value_minor
     numerator = sum(
@@ -259,7 +271,9 @@ def test_income_falls_with_the_rate_and_is_close_to_exact_fractions(amounts, rat
     estimates(1, 10_000_000),
     st.integers(1, 10**6),
 )
-def test_market_range_holds_the_value_and_order_does_not_matter(prices, quality, quantity):
+def test_market_range_holds_the_value_and_order_does_not_matter(
+    prices: list[int], quality: Estimate, quantity: int
+) -> None:
     comparables = [Comparable(str(n), Decimal(p), 1) for n, p in enumerate(prices)]
     factors = {**NO_FACTORS, "X_quality": quality}
     try:
@@ -279,7 +293,7 @@ def test_market_range_holds_the_value_and_order_does_not_matter(prices, quality,
     st.lists(st.integers(1, MAX_MINOR), min_size=2, max_size=2),
     st.lists(st.integers(0, 10**6), min_size=2, max_size=2),
 )
-def test_combined_lies_between_its_parts(totals, weights):
+def test_combined_lies_between_its_parts(totals: list[int], weights: list[int]) -> None:
     parts = [cost(_plain(totals[0])), income(flows(totals[1], rate=0))]
     given_weights = dict(zip((Approach.COST, Approach.INCOME), weights, strict=True))
     if not any(weights):
@@ -291,6 +305,6 @@ def test_combined_lies_between_its_parts(totals, weights):
     assert combined.low_minor <= combined.value_minor <= combined.high_minor
 
 
-def _plain(total):
+def _plain(total: int) -> CostInputs:
     zero = exact(0)
     return CostInputs([exact(total)], zero, ONE, ONE, zero, zero)
