@@ -14,6 +14,7 @@ from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
+from market.matching.engine import MatchingEngine
 from market.operations import health
 
 # Uploads count their own bytes against settings.upload_max_bytes.
@@ -86,7 +87,9 @@ def create_app(settings: Settings) -> FastAPI:
         kernel = open_kernel(settings)
         app.state.kernel = kernel
         try:
-            yield
+            async with MatchingEngine(kernel) as engine:
+                app.state.matching_engine = engine
+                yield
         finally:
             await kernel.close()
 

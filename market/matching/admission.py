@@ -77,13 +77,15 @@ class Facts:
 async def gather(uow: UnitOfWork, places: Sequence[Place]) -> Facts:
     """Read what ``places`` refer to: a fixed number of queries, plus one per distinct listing."""
     found = await plans.get_plans(uow, {place.body.plan_id for place in places})
+    # Parties first: the look-up of each live listing then finds its seller in the session.
+    wanted = {place.party_id for place in places} | {plan.seller_id for plan in found.values()}
+    parties = await get_parties(uow, wanted)
     listings: dict[UUID, Listing | MarketError] = {}
     for listing_id in dict.fromkeys(plan.listing_id for plan in found.values()):
         try:
             listings[listing_id] = await offers.get_live_listing(uow, listing_id)
         except MarketError as refusal:
             listings[listing_id] = refusal
-    parties = {place.party_id for place in places} | {plan.seller_id for plan in found.values()}
     names = [
         (place.party_id, place.body.client_order_id)
         for place in places
@@ -97,7 +99,7 @@ async def gather(uow: UnitOfWork, places: Sequence[Place]) -> Facts:
     return Facts(
         plans=found,
         listings=listings,
-        parties=await get_parties(uow, parties),
+        parties=parties,
         client_ids=await sql.taken_client_ids(await uow.raw(), names),
         balances=await ledger.read_balances(uow, accounts),
     )

@@ -42,6 +42,7 @@ def _response(answer: Answer) -> Response:
 @router.post(
     "/orders",
     status_code=201,
+    operation_id="place_order",
     response_model=OrderView,
     responses=problems(400, 401, 402, 403, 404, 409, 422, 503),
 )
@@ -53,7 +54,7 @@ async def place_order(
     return _response(reply.answer)
 
 
-@router.get("/orders", responses=problems(401, 404, 422))
+@router.get("/orders", operation_id="list_orders", responses=problems(401, 404, 422))
 async def list_orders(
     kernel: KernelDep,
     actor: ActorDep,
@@ -68,7 +69,7 @@ async def list_orders(
     )
 
 
-@router.get("/orders/{order_id}", responses=problems(401, 404, 422))
+@router.get("/orders/{order_id}", operation_id="show_order", responses=problems(401, 404, 422))
 async def show_order(kernel: KernelDep, actor: ActorDep, order_id: OrderId) -> OrderView:
     """One order with its latest trades."""
     return await orders.show_order(kernel, actor, order_id)
@@ -76,6 +77,7 @@ async def show_order(kernel: KernelDep, actor: ActorDep, order_id: OrderId) -> O
 
 @router.delete(
     "/orders/{order_id}",
+    operation_id="cancel_order",
     response_model=OrderView,
     responses=problems(401, 403, 404, 409, 422, 503),
 )
@@ -88,7 +90,7 @@ async def cancel_order(
     )
 
 
-@router.get("/instruments/{plan_id}/book", responses=problems(404, 422))
+@router.get("/instruments/{plan_id}/book", operation_id="show_book", responses=problems(404, 422))
 async def show_book(
     kernel: KernelDep,
     plan_id: PlanId,
@@ -98,7 +100,7 @@ async def show_book(
     return await market_data.show_book(kernel, plan_id, levels_max=levels)
 
 
-@router.get("/trades", responses=problems(401, 422))
+@router.get("/trades", operation_id="list_trades", responses=problems(401, 422))
 async def list_trades(
     kernel: KernelDep,
     actor: OptionalActorDep,

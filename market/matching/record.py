@@ -157,6 +157,8 @@ def _deal(match: Match, now: datetime) -> Deal:
         price_minor=match.price,
         currency=match.currency,
         traded_at=now,
+        buy_order_id=match.buy.order.id,
+        sell_order_id=match.sell.order.id,
     )
 
 

@@ -41,14 +41,8 @@ class NaiveBook:
         crossing = self._crossing(side, price)
         if post_only and crossing:
             return Outcome.WOULD_CROSS
-        if tif == TimeInForce.FOK:
-            reachable = 0
-            for order in crossing:
-                if order.owner == owner:
-                    break
-                reachable += order.lots
-            if reachable < lots:
-                return Outcome.KILLED
+        if tif == TimeInForce.FOK and _reachable(crossing, owner) < lots:
+            return Outcome.KILLED
         for maker in crossing:
             if maker.owner == owner:
                 return Outcome.SELF_TRADE
@@ -82,3 +76,13 @@ class NaiveBook:
             (o for o in self.orders if o.side == Side.SELL), key=lambda o: (o.price, o.ref)
         )
         return [(o.ref, o.owner, o.side, o.price, o.lots) for o in [*bids, *asks]]
+
+
+def _reachable(crossing: list[NaiveOrder], owner: int) -> int:
+    """Lots before the first order of the same owner."""
+    lots = 0
+    for order in crossing:
+        if order.owner == owner:
+            break
+        lots += order.lots
+    return lots

@@ -48,9 +48,7 @@ def start_book() -> Book:
     return book
 
 
-def rest(
-    book: Book, ref: int, side: Side, price: int, lots: int, *, owner: int = MAKER
-) -> Outcome:
+def rest(book: Book, ref: int, side: Side, price: int, lots: int, *, owner: int = MAKER) -> Outcome:
     fills: list[Fill] = []
     outcome = book.submit(ref, owner, side, price, lots, GTC, fills)
     assert fills == []
