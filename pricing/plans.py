@@ -25,7 +25,6 @@ from pricing.errors import (
 )
 from pricing.models import Plan, PlanStatus
 from pricing.schemas import LicensePlanInput, MeteredPlanInput, PlanView
-from pricing.sql import lock_listing
 
 ACTIVE_PLANS_MAX = 50
 
@@ -56,17 +55,18 @@ async def get_plans(uow: UnitOfWork, ids: Iterable[UUID]) -> dict[UUID, Plan]:
 
 
 async def own_listing(uow: UnitOfWork, actor: Actor, listing_id: UUID) -> Listing:
-    """The actor's own listing, locked for pricing until the unit of work ends.
+    """The actor's own listing, its row locked until the unit of work ends.
 
     Raises ListingNotFound (404), also for the listing of somebody else, and ListingClosed (409)
     when it was delisted.
     """
+    # Looked at before it is locked: nobody can make the seller wait for a stranger.
     listing = await offers.get_listing(uow, listing_id)
     if listing.seller_id != actor.party_id:
         raise ListingNotFound
+    listing = await offers.lock_listing(uow, listing_id)
     if listing.status == ListingStatus.DELISTED:
         raise ListingClosed
-    await lock_listing(await uow.raw(), listing_id)
     return listing
 
 
@@ -122,7 +122,7 @@ async def retire_plan(kernel: Kernel, actor: Actor, plan_id: UUID) -> PlanView:
         plan = await get_plan(uow, plan_id)
         if plan.seller_id != actor.party_id:
             raise PlanNotFound
-        await lock_listing(await uow.raw(), plan.listing_id)
+        await offers.lock_listing(uow, plan.listing_id)
         # Again under the lock: a second retire may have come first.
         await uow.session.refresh(plan)
         if plan.status is not PlanStatus.ACTIVE:
@@ -203,7 +203,7 @@ async def _active_plans(uow: UnitOfWork, listing_id: UUID) -> list[Plan]:
 
 
 async def _summarize(uow: UnitOfWork, listing_id: UUID, active: Sequence[Plan]) -> None:
-    """Tell the listing its lowest lot price. The caller holds the listing's pricing lock."""
+    """Tell the listing its lowest lot price. The caller holds the listing's lock."""
     cheapest = min(active, key=lambda plan: plan.price_minor, default=None)
     await offers.set_price_summary(
         uow,

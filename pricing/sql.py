@@ -1,4 +1,4 @@
-"""Raw statements: the listing lock, batch writes of the matching engine, comparables."""
+"""Raw statements: batch writes of the matching engine, comparables of the market approach."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import asyncpg
 
     Connection = asyncpg.Connection[Any]
-
-_LOCK_LISTING = "SELECT pg_advisory_xact_lock(hashtextextended('pricing.listing' || $1::text, 0))"
 
 _INSERT_OBSERVATIONS = """
 INSERT INTO pricing.observation
@@ -66,14 +64,6 @@ class ComparableRow(NamedTuple):
     unit_price: Decimal
     trades: int
     last_traded_at: datetime
-
-
-async def lock_listing(connection: Connection, listing_id: UUID) -> None:
-    """Serialize changes to one listing's plans and shares until the transaction ends.
-
-    An advisory lock: the listing's row belongs to another package, and readers never wait.
-    """
-    await connection.execute(_LOCK_LISTING, str(listing_id))
 
 
 async def insert_observations(connection: Connection, rows: Sequence[ObservationRow]) -> int:

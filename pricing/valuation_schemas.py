@@ -288,7 +288,7 @@ class Evidence(Schema):
     row_count: int
     grade: str
     quality: Quality
-    certificate_id: CertificateId | None
+    certificate_id: CertificateId
     category: str
     comparables: list[ComparableView]
 

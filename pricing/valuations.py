@@ -11,6 +11,7 @@ from sqlmodel import col, select
 from listings import offers
 from listings.errors import ListingNotFound
 from listings.models import Listing
+from listings.schemas import Quality
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id, show
@@ -251,7 +252,7 @@ async def _evidence(uow: UnitOfWork, listing: Listing, found: Sequence[Comparabl
         version_sha256=version.sha256,
         row_count=version.row_count,
         grade=version.grade,
-        quality=version.quality,
+        quality=Quality.model_validate(version.quality),
         certificate_id=certificate.id,
         category=listing.category,
         comparables=[

@@ -1,0 +1,48 @@
+"""Plans for every test, made by the real service."""
+
+from typing import Literal
+from uuid import UUID
+
+from market.kernel.context import Kernel
+from pricing.models import Plan, PlanKind, Unit
+from pricing.plans import create_plan, get_plan
+from pricing.schemas import LicensePlanInput, MeteredPlanInput
+from tests.market.parties.factories import Member
+
+
+async def make_plan(
+    kernel: Kernel,
+    seller: Member,
+    listing_id: UUID,
+    *,
+    kind: Literal["metered", "license"] = "metered",
+    price_minor: int = 1_000,
+    lot_units: int = 1_000,
+    unit: Literal["row", "call"] = "row",
+    currency: str = "CNY",
+    term_days: int = 365,
+    acceptance_window_days: int = 7,
+) -> Plan:
+    """An active plan; ``unit`` and ``lot_units`` count for metered ones only."""
+    body: MeteredPlanInput | LicensePlanInput
+    if kind == "metered":
+        body = MeteredPlanInput(
+            kind=PlanKind.METERED,
+            currency=currency,
+            price_minor=price_minor,
+            unit=Unit.ROW if unit == "row" else Unit.CALL,
+            lot_units=lot_units,
+            term_days=term_days,
+            acceptance_window_days=acceptance_window_days,
+        )
+    else:
+        body = LicensePlanInput(
+            kind=PlanKind.LICENSE,
+            currency=currency,
+            price_minor=price_minor,
+            term_days=term_days,
+            acceptance_window_days=acceptance_window_days,
+        )
+    view = await create_plan(kernel, seller.actor, listing_id, body)
+    async with kernel.unit_of_work() as uow:
+        return await get_plan(uow, view.id)
