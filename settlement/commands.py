@@ -45,6 +45,7 @@ def _check_kind(kind: str) -> None:
 
 
 def _check_amount(amount: int, *, name: str) -> None:
+    # bool is an int too, and True would be one cent.
     if type(amount) is not int or not 0 < amount <= MAX_MINOR:
         raise ValueError(f"{name} must be 1 to {MAX_MINOR} minor units, not {amount!r}")
 
@@ -78,7 +79,7 @@ class Transfer:
         sums: dict[str, int] = {}
         accounts = set()
         for account, amount in self.legs:
-            _check_amount(abs(amount), name="leg")
+            _check_amount(-amount if type(amount) is int and amount < 0 else amount, name="leg")
             accounts.add(account.id)
             sums[account.currency] = sums.get(account.currency, 0) + amount
         if len(accounts) != len(self.legs):

@@ -22,9 +22,9 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import UUID as PgUuid
 from sqlmodel import Field, SQLModel
 
 SCHEMA = {"schema": "settlement"}
@@ -50,7 +50,7 @@ class PayoutStatus(StrEnum):
 
 
 def _uuid(*args: Any, **options: Any) -> Any:
-    return Column(PgUuid(as_uuid=True), *args, **{"nullable": False, **options})
+    return Column(Uuid(), *args, **{"nullable": False, **options})
 
 
 def _text(**options: Any) -> Any:

@@ -24,8 +24,7 @@ from settlement.accounts import AccountKind, AccountRef
 from settlement.commands import Transfer
 from settlement.errors import AmountTooSmall, PayoutNotFound
 from settlement.models import Payout, PayoutStatus
-from settlement.rails.base import PayoutRequest as RailPayout
-from settlement.rails.base import Rail, RailAnswer, RailStatus
+from settlement.rails.base import PayoutRequest as RailPayout, Rail, RailAnswer, RailStatus
 from settlement.rails.choice import rail_of
 from settlement.schemas import PayoutRequest, PayoutView
 
@@ -83,7 +82,7 @@ async def create_payout(kernel: Kernel, actor: Actor, body: PayoutRequest) -> Pa
 
 
 async def claim_due(uow: UnitOfWork, limit: int) -> list[tuple[RailPayout, bool]]:
-    """Mark due payouts as submitted and return their rail requests, and whether it is the first try.
+    """Mark due payouts as submitted; returns their rail requests, and whether it is the first try.
 
     The commit of this unit of work is what persists the key before the call.
     """
