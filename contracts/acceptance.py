@@ -82,7 +82,8 @@ async def accept(kernel: Kernel, actor: Actor, agreement_id: UUID) -> AgreementV
         if agreement.buyer_id != actor.party_id:
             raise AgreementNotFound(param="agreement_id")
         grant = await _locked_grant(uow, agreement_id)
-        if agreement.status not in {AgreementStatus.ACTIVE, AgreementStatus.DELIVERED}:
+        open_states = {AgreementStatus.ACTIVE, AgreementStatus.DELIVERED}
+        if agreement.status not in open_states or agreement.ending is not None:
             raise IllegalTransition(
                 f"An agreement that is {agreement.status.value} cannot be accepted.",
                 current=agreement.status.value,

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlmodel import col, select
 
 from contracts import agreements
-from contracts.agreement_states import EARNING, AgreementStatus
+from contracts.agreement_states import CLOSED, EARNING, AgreementStatus
 from contracts.models import Agreement, Ending, Grant, PlanKind
 from contracts.schemas import Terms
 from market.kernel.db import UnitOfWork
@@ -41,10 +41,13 @@ async def progress(uow: UnitOfWork, agreement: Agreement, grant: Grant) -> int:
     """Release what use has earned and move the status along; give the minor units released.
 
     Metered: pays by use, and settles when every unit is used. License: the first delivery makes
-    it ``delivered``; money waits for acceptance. No effect while disputed or after the end.
+    it ``delivered``; money waits for acceptance. No money moves while
+    disputed or after the end.
     """
-    if AgreementStatus(agreement.status) not in EARNING:
-        grant.accrued_units = grant.settled_units
+    status = AgreementStatus(agreement.status)
+    if status not in EARNING:
+        if status in CLOSED or status is AgreementStatus.RULED:
+            grant.accrued_units = grant.settled_units
         return 0
     released = 0
     if agreement.kind == PlanKind.METERED:

@@ -6,9 +6,8 @@ Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIn
 Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended
 PaymentRequired ─ QuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
-Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
-          DeliveryCursorInvalid
-TooMany ─ DeliveryTooFast           NotAcceptable ─ FormatNotOffered
+Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid
+NotAcceptable ─ FormatNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
 """
 
@@ -21,7 +20,6 @@ from market.kernel.errors import (
     NotFound,
     PaymentRequired,
     TooLarge,
-    TooMany,
     Unavailable,
 )
 
@@ -109,11 +107,6 @@ class OrderInvalid(Invalid):
     code, title = "order_invalid", "The order cannot be used"
 
 
-class DeliveryCursorInvalid(Invalid):
-    code, title = "cursor_invalid", "The page cursor does not fit this query"
-    default_hint = "Repeat the same filter, order and version, or start without `after`."
-
-
 class DeliveryIdInvalid(Invalid):
     code, title = "delivery_id_invalid", "The Delivery-Id is not usable"
     default_hint = "8 to 64 characters of A-Z a-z 0-9 . _ : -"
@@ -137,10 +130,6 @@ class DeliveryIncomplete(Conflict):
 class DeliveryIdExpired(Conflict):
     code, title = "delivery_id_expired", "The time of free replay has passed"
     default_hint = "Use a new Delivery-Id."
-
-
-class DeliveryTooFast(TooMany):
-    code, title = "delivery_rate", "Too many deliveries"
 
 
 class FormatNotOffered(NotAcceptable):

@@ -183,9 +183,10 @@ class Meter:
         facts = [unpack(text) for text in found]
         return await self._write(facts) if facts else 0
 
-    async def forget(self, grant_id: UUID, lease_id: UUID) -> None:
-        """Stop serving from a lease that is to be drained."""
-        await self.cache.call(scripts.FORGET, grant_id, lease_id.hex)
+    async def forget(self, grant_id: UUID, lease_id: UUID) -> bool:
+        """Stop serving from a lease that is to be drained; True when nothing is left to drain."""
+        (word,) = await self.cache.call(scripts.FORGET, grant_id, lease_id.hex)
+        return word == "IDLE"
 
     async def _write(self, batch: Sequence[Fact]) -> int:
         async with self._kernel.unit_of_work() as uow:

@@ -184,12 +184,15 @@ return {'OK'}
 """,
 )
 
-# ARGV: lease. Forget a lease that Postgres no longer calls active; running holds stay.
+# ARGV: lease. Forget a lease that Postgres no longer calls active; running holds stay. Answers
+# IDLE when the lease was here all its life and nothing of the grant is under way, else BUSY.
 FORGET = Script(
     "forget",
     """
-if redis.call('HGET', KEYS[1], 'lease') == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[4]) end
-return {'OK'}
+if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return {'BUSY'} end
+redis.call('DEL', KEYS[1], KEYS[4])
+if redis.call('EXISTS', KEYS[2]) == 1 then return {'BUSY'} end
+return {'IDLE'}
 """,
 )
 

@@ -193,6 +193,14 @@ class ReceiptView(Schema):
     issued_at: datetime
 
 
+class RowsPage(Schema):
+    """A page of rows as JSON: objects with the selected columns, in order."""
+
+    items: list[dict[str, Any]]
+    has_more: bool
+    next_after: str | None
+
+
 class RowCount(Schema):
     """How many rows a filter selects; free of charge."""
 

@@ -154,6 +154,100 @@ async def drain_lease(connection: Connection, lease_id: UUID, *, grace_s: int) -
     )
 
 
+async def close_lease(connection: Connection, lease_id: UUID, grant_id: UUID) -> bool:
+    """Give a draining lease's unused units back to its (locked) grant. False: not draining."""
+    unused: int | None = await connection.fetchval(
+        "UPDATE contracts.lease SET state = 'closed', drain_until = NULL "
+        "WHERE id = $1 AND state = 'draining' RETURNING units - settled_units",
+        lease_id,
+    )
+    if unused:
+        await _reserve(connection, grant_id, -unused)
+    return unused is not None
+
+
+async def leases_to_end(connection: Connection, *, idle_s: int, limit: int) -> list[Row]:
+    """Leases to drain (idle, or of an ended grant) and drained ones whose time is over.
+
+    Background job, on the partial index ``lease_open``.
+    """
+    return list(
+        await connection.fetch(
+            "SELECT l.id, l.grant_id, l.state FROM contracts.lease l "
+            "JOIN contracts.access_grant g ON g.id = l.grant_id "
+            "WHERE (l.state = 'draining' AND l.drain_until < clock_timestamp()) "
+            "OR (l.state = 'active' AND (g.status IN ('revoked', 'expired', 'exhausted') "
+            "OR l.touched_at < clock_timestamp() - make_interval(secs => $1))) "
+            "ORDER BY l.touched_at LIMIT $2",
+            float(idle_s),
+            limit,
+        )
+    )
+
+
+async def grants_in_use(connection: Connection, *, window_s: int, limit: int) -> list[UUID]:
+    """Grants whose leases were touched within ``window_s``: where facts may lie in the cache."""
+    rows = await connection.fetch(
+        "SELECT grant_id FROM contracts.lease WHERE state <> 'closed' "
+        "AND touched_at > clock_timestamp() - make_interval(secs => $1) "
+        "GROUP BY grant_id ORDER BY max(touched_at) DESC LIMIT $2",
+        float(window_s),
+        limit,
+    )
+    return [row["grant_id"] for row in rows]
+
+
+async def agreements_to_accrue(connection: Connection, *, limit: int) -> list[UUID]:
+    """Agreements with use that has not been turned into money; not while disputed."""
+    return await _ids(
+        connection,
+        "SELECT a.id FROM contracts.access_grant g JOIN contracts.agreement a "
+        "ON a.id = g.agreement_id WHERE g.settled_units > g.accrued_units "
+        "AND a.status NOT IN ('objected', 'disputed') ORDER BY a.id LIMIT $1",
+        limit,
+    )
+
+
+async def agreements_expiring(connection: Connection, *, limit: int) -> list[UUID]:
+    """Agreements whose grant's term is over while its status does not say so."""
+    return await _ids(
+        connection,
+        "SELECT agreement_id FROM contracts.access_grant "
+        "WHERE status IN ('active', 'suspended', 'exhausted') "
+        "AND expires_at <= kernel.market_now() ORDER BY agreement_id LIMIT $1",
+        limit,
+    )
+
+
+async def agreements_past_window(connection: Connection, *, limit: int) -> list[UUID]:
+    """Licenses that nobody objected to within the acceptance window."""
+    return await _ids(
+        connection,
+        "SELECT id FROM contracts.agreement WHERE kind = 'license' "
+        "AND status IN ('active', 'delivered') AND acceptance_due_at <= kernel.market_now() "
+        "AND ending IS NULL ORDER BY id LIMIT $1",
+        limit,
+    )
+
+
+async def agreements_to_close_out(connection: Connection, *, limit: int) -> list[UUID]:
+    """Agreements whose grant has ended with every lease closed; not while disputed."""
+    return await _ids(
+        connection,
+        "SELECT a.id FROM contracts.access_grant g JOIN contracts.agreement a "
+        "ON a.id = g.agreement_id WHERE g.closed_out_at IS NULL "
+        "AND g.status IN ('expired', 'revoked') "
+        "AND a.status NOT IN ('objected', 'disputed', 'ruled') "
+        "AND NOT EXISTS (SELECT 1 FROM contracts.lease l WHERE l.grant_id = g.id "
+        "AND l.state <> 'closed') ORDER BY a.id LIMIT $1",
+        limit,
+    )
+
+
+async def _ids(connection: Connection, query: str, limit: int) -> list[UUID]:
+    return [row[0] for row in await connection.fetch(query, limit)]
+
+
 async def known_deliveries(
     connection: Connection, grant_ids: Sequence[UUID], keys: Sequence[str]
 ) -> set[tuple[UUID, str]]:

@@ -1,0 +1,95 @@
+"""DuckDB in threads: bounded memory, threads and time; no network, no extensions.
+
+One database per process and setting; each query has its own cursor and can be interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from contracts.delivery.sql import Query
+from contracts.errors import PageTooLarge, QueryTimeout
+
+WORKERS = 4
+DUCKDB_THREADS = 2
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Runs queries over Parquet files."""
+
+    def __init__(self, *, memory_mb: int, timeout_s: int) -> None:
+        self.timeout_s = timeout_s
+        self._database = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": f"{memory_mb}MB",
+                "threads": DUCKDB_THREADS,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "allow_community_extensions": False,
+                # Spilling would let a query fill the disk instead of failing at its limit.
+                "temp_directory": "",
+            },
+        )
+        # Versions never change, so their footers may be kept; then nothing more can be set.
+        self._database.execute("SET parquet_metadata_cache = true")
+        self._database.execute("SET lock_configuration = true")
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="delivery")
+        self._opening = threading.Lock()
+
+    async def table(self, query: Query) -> pa.Table:
+        """Run ``query``. Raises QueryTimeout (503) and PageTooLarge (413)."""
+        return await self._run(query, lambda relation: relation.to_arrow_table())
+
+    async def count(self, query: Query) -> int:
+        """The single number that ``query`` gives. Raises as :meth:`table`."""
+        return await self._run(query, lambda relation: int(relation.fetchall()[0][0]))
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """CPU-bound work beside the queries."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def _run(self, query: Query, fetch: Callable[[duckdb.DuckDBPyRelation], T]) -> T:
+        with self._opening:
+            cursor = self._database.cursor()
+        running = asyncio.get_running_loop().run_in_executor(
+            self._pool, _execute, cursor, query, fetch
+        )
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await asyncio.shield(running)
+        except TimeoutError as error:
+            raise QueryTimeout(f"The limit is {self.timeout_s} s.") from error
+        except duckdb.OutOfMemoryException as error:
+            raise PageTooLarge("The query needs too much memory.") from error
+        finally:
+            if not running.done():
+                cursor.interrupt()
+                running.add_done_callback(lambda done: done.exception())
+
+
+def _execute(
+    cursor: duckdb.DuckDBPyConnection,
+    query: Query,
+    fetch: Callable[[duckdb.DuckDBPyRelation], T],
+) -> T:
+    try:
+        return fetch(cursor.sql(query.sql, params=list(query.parameters)))
+    finally:
+        cursor.close()
+
+
+@lru_cache(maxsize=8)
+def engine_of(memory_mb: int, timeout_s: int) -> Engine:
+    """This process's engine for the given limits."""
+    return Engine(memory_mb=memory_mb, timeout_s=timeout_s)

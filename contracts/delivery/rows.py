@@ -1,0 +1,393 @@
+"""The rows API: a page of a version's rows, metered exactly.
+
+Order of a delivery: token, rate, policy, early refusal, query, reserve, send, settle. The query
+runs before the reservation, so that exactly the rows of the page are reserved and a refusal never
+depends on how many rows were asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import pyarrow as pa
+from sqlmodel import select
+
+from contracts.delivery import sql
+from contracts.delivery.columns import Column, columns_of
+from contracts.delivery.engine import Engine, engine_of
+from contracts.delivery.filter import compile_filter
+from contracts.delivery.formats import MEDIA_TYPES, Format, PageMarks, encode, negotiate
+from contracts.delivery.response import Finish, MeteredResponse
+from contracts.errors import (
+    DeliveryIdExpired,
+    DeliveryIdInvalid,
+    DeliveryIdReused,
+    DeliveryIncomplete,
+    GrantNotFound,
+    MeterRecovering,
+    MeterUnavailable,
+    PageTooLarge,
+    QuotaExhausted,
+    TokenForOtherGrant,
+)
+from contracts.metering import Delivered, Hold, Meter, meter_of
+from contracts.metering_records import Fact
+from contracts.models import Agreement, Delivery, Grant, Unit
+from contracts.policy import Access, Policy, evaluate, parse_policy
+from contracts.schemas import RowCount
+from contracts.tokens import Claims, TokenVerifier
+from listings import offers
+from market.kernel.context import Kernel
+from market.kernel.http import ValidationFailed
+from market.kernel.ids import new_id, show
+from market.kernel.schemas import BadCursor, decode_cursor, encode_cursor
+from market.kernel.security import Keyring, canonical_json, sha256_hex
+from market.parties.directory import get_party
+from market.parties.errors import PartySuspended
+from market.parties.models import PartyStatus
+
+REPLAY_FREE = timedelta(hours=24)
+# A page beyond this is refused before it is encoded; several of them fit a worker's memory.
+PAGE_MAX_BYTES = 64 << 20
+SEND_MARGIN_S = 2
+# How long facts about a grant's policy and buyer may be reused; its status is never cached here.
+CONTEXT_TTL_S = 2.0
+CONTEXTS_MAX = 10_000
+_KEY_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+_PLACE_MAX = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRequest:
+    """What a client asks for, as text; ``delivery_id`` None lets the server choose one."""
+
+    token: str
+    grant_id: UUID | None = None
+    select: str | None = None
+    filter: str | None = None
+    order: str | None = None
+    after: str | None = None
+    limit: int = 100
+    accept: str | None = None
+    delivery_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    agreement_id: UUID
+    version_id: UUID
+    unit: Unit
+    policy: Policy
+    country: str
+    delivery_count: int
+    blob_key: str
+    columns: dict[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    query_sha256: str
+    complete: bool
+    delivered_at: datetime
+    receipt_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    body: bytes
+    rows: int
+    format: Format
+    next_after: str | None
+    query_sha256: str
+
+
+class RowsService:
+    """Delivers rows. One per process and keyring."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._tokens = TokenVerifier(kernel.keys)
+        self._contexts: OrderedDict[UUID, tuple[float, _Context]] = OrderedDict()
+
+    @property
+    def _meter(self) -> Meter:
+        return meter_of(self._kernel)
+
+    @property
+    def _engine(self) -> Engine:
+        settings = self._kernel.settings
+        return engine_of(settings.delivery_memory_mb, settings.delivery_timeout_s)
+
+    async def deliver(self, request: RowsRequest) -> MeteredResponse:
+        """A page of rows, charged when it is sent.
+
+        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, GrantSuspended (403),
+        TokenExpired, TokenRevoked, GrantRevoked, GrantExpired (410), QuotaExhausted (402),
+        RateLimited (429), FormatNotOffered (406), FilterInvalid, ColumnUnknown, OrderInvalid,
+        BadCursor, DeliveryIdInvalid, DeliveryIdReused (422), DeliveryInProgress,
+        DeliveryIncomplete, DeliveryIdExpired (409), PageTooLarge (413), QueryTimeout,
+        MeterUnavailable, MeterRecovering (503). A refusal charges nothing.
+        """
+        key = _checked_key(request.delivery_id)
+        format_ = negotiate(request.accept)
+        claims, context, headers = await self._authorize(request)
+        earlier: _Earlier | None = None
+        try:
+            await self._meter.admit(claims.grant_id, claims.token_id)
+        except QuotaExhausted:
+            # The last page of a used-up grant can still be fetched again.
+            earlier = await self._durable(claims.grant_id, request.delivery_id)
+            if earlier is None:
+                raise
+        page = await self._page(context, request, format_)
+        headers |= {"Delivery-Id": key}
+        if page.next_after is not None:
+            headers["Next-After"] = page.next_after
+        units = page.rows if context.unit is Unit.ROW else 1
+        outcome = earlier or await self._reserve(claims, request, key, units)
+        if isinstance(outcome, _Earlier):
+            return self._replay(outcome, page, headers)
+        receipt_id = new_id()
+        headers |= _meter_headers(units, outcome.remaining, receipt_id)
+        left_s = outcome.deadline - time.monotonic() - SEND_MARGIN_S
+        if left_s <= 0:
+            await self._meter.release(outcome)
+            raise MeterUnavailable("The reservation ended before the page was ready.")
+        finish = self._finisher(outcome, claims, context, page, receipt_id)
+        return _respond(page, headers, deadline_s=left_s, finish=finish)
+
+    async def count(self, request: RowsRequest) -> RowCount:
+        """How many rows the filter selects; free. Raises as :meth:`deliver`."""
+        claims, context, _ = await self._authorize(request)
+        await self._meter.admit(claims.grant_id, claims.token_id)
+        condition = compile_filter(request.filter, context.columns)
+        path = await self._kernel.blobs.local_path(context.blob_key)
+        return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
+
+    async def _authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
+        kernel = self._kernel
+        claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
+        window = await kernel.limits.hit(
+            "delivery",
+            claims.token_id.hex,
+            limit=kernel.settings.delivery_rate_per_minute,
+        )
+        window.require()
+        if request.grant_id is not None and request.grant_id != claims.grant_id:
+            raise TokenForOtherGrant(param="grant_id")
+        context = await self._context(claims.grant_id)
+        access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
+        # The term's end and the count have codes of their own, from the grant's own meter.
+        policy = context.policy.model_copy(update={"not_after": None, "count": None})
+        evaluate(policy, access)
+        return claims, context, window.headers()
+
+    async def _context(self, grant_id: UUID) -> _Context:
+        known = self._contexts.get(grant_id)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        async with self._kernel.unit_of_work() as uow:
+            grant = await uow.session.get(Grant, grant_id)
+            agreement = (
+                None if grant is None else await uow.session.get(Agreement, grant.agreement_id)
+            )
+            if grant is None or agreement is None:
+                raise GrantNotFound
+            buyer = await get_party(uow, grant.buyer_id)
+            version = await offers.get_version(uow, grant.product_version_id)
+        if buyer.status is PartyStatus.SUSPENDED:
+            raise PartySuspended
+        context = _Context(
+            agreement_id=grant.agreement_id,
+            version_id=version.id,
+            unit=Unit(grant.unit),
+            policy=parse_policy(agreement.terms["policy"]),
+            country=buyer.jurisdiction,
+            delivery_count=grant.delivery_count,
+            blob_key=version.blob_key,
+            columns=columns_of(version.columns),
+        )
+        self._contexts[grant_id] = (time.monotonic() + CONTEXT_TTL_S, context)
+        self._contexts.move_to_end(grant_id)
+        if len(self._contexts) > CONTEXTS_MAX:
+            self._contexts.popitem(last=False)
+        return context
+
+    async def _page(self, context: _Context, request: RowsRequest, format_: Format) -> _Page:
+        maximum = self._kernel.settings.delivery_page_max_rows
+        if not 1 <= request.limit <= maximum:
+            raise ValidationFailed(f"A page has 1 to {maximum} rows.", param="limit")
+        order = sql.parse_order(request.order, context.columns)
+        chosen = sql.parse_select(request.select, context.columns)
+        asked: dict[str, object] = {
+            "version": show("ver", context.version_id),
+            "select": [column.name for column in chosen],
+            "filter": (request.filter or "").strip(),
+            "order": [("-" if key.descending else "") + key.column.name for key in order],
+        }
+        sequence = sha256_hex(canonical_json({**asked, "select": None}))[:16]
+        after = _place(request.after, sequence)
+        path = await self._kernel.blobs.local_path(context.blob_key)
+        query = sql.page_query(
+            str(path),
+            select=chosen,
+            condition=compile_filter(request.filter, context.columns),
+            order=order,
+            after=after,
+            limit=request.limit,
+        )
+        table = await self._engine.table(query)
+        has_more = table.num_rows > request.limit
+        table = table.slice(0, request.limit)
+        next_after = None
+        if has_more:
+            place = table.column(table.num_columns - 1)[table.num_rows - 1].as_py()
+            next_after = encode_cursor(place, sequence)
+        body = await self._body(table, format_, PageMarks(has_more, next_after))
+        asked |= {"after": after, "limit": request.limit, "format": format_.value}
+        digest = sha256_hex(canonical_json(asked))
+        return _Page(body, table.num_rows, format_, next_after, digest)
+
+    async def _body(self, table: pa.Table, format_: Format, marks: PageMarks) -> bytes:
+        shown = table.drop_columns([sql.PLACE])
+        if shown.nbytes > PAGE_MAX_BYTES:
+            raise PageTooLarge(f"A page has at most {PAGE_MAX_BYTES} bytes.", param="limit")
+        return await self._engine.in_thread(lambda: encode(shown, format_, marks))
+
+    async def _reserve(
+        self, claims: Claims, request: RowsRequest, key: str, units: int
+    ) -> Hold | _Earlier:
+        try:
+            outcome = await self._meter.reserve(
+                claims.grant_id, claims.token_id, key=key, units=units
+            )
+        except (QuotaExhausted, MeterRecovering):
+            earlier = await self._durable(claims.grant_id, request.delivery_id)
+            if earlier is None:
+                raise
+            return earlier
+        if isinstance(outcome, Delivered):
+            fact = outcome.fact
+            return _Earlier(fact.query_sha256, fact.complete, fact.delivered_at, fact.receipt_id)
+        # After reserving, not before: a fact leaves the cache only when it is durable, so one of
+        # the two always knows it.
+        earlier = await self._durable(claims.grant_id, request.delivery_id)
+        if earlier is None:
+            return outcome
+        await self._meter.release(outcome)
+        return earlier
+
+    async def _durable(self, grant_id: UUID, delivery_id: str | None) -> _Earlier | None:
+        if delivery_id is None:
+            return None
+        query = select(Delivery).where(
+            Delivery.grant_id == grant_id, Delivery.delivery_key == delivery_id
+        )
+        async with self._kernel.unit_of_work() as uow:
+            row = (await uow.session.exec(query)).one_or_none()
+        if row is None:
+            return None
+        return _Earlier(row.query_sha256, row.complete, row.delivered_at, row.receipt_id)
+
+    def _replay(self, earlier: _Earlier, page: _Page, headers: dict[str, str]) -> MeteredResponse:
+        if earlier.query_sha256 != page.query_sha256:
+            raise DeliveryIdReused(param="Delivery-Id")
+        if not earlier.complete:
+            raise DeliveryIncomplete(param="Delivery-Id")
+        if self._kernel.clock.now() - earlier.delivered_at > REPLAY_FREE:
+            raise DeliveryIdExpired(param="Delivery-Id")
+
+        async def nothing(_sent: int) -> None:
+            return None
+
+        headers |= _meter_headers(0, None, earlier.receipt_id)
+        deadline_s = float(self._meter.hold_s)
+        return _respond(page, headers, deadline_s=deadline_s, finish=nothing)
+
+    def _finisher(
+        self, hold: Hold, claims: Claims, context: _Context, page: _Page, receipt_id: UUID
+    ) -> Finish:
+        async def finish(sent: int) -> None:
+            complete = sent == len(page.body)
+            rows = page.rows if complete else page.rows * sent // len(page.body)
+            units = rows if context.unit is Unit.ROW else int(complete)
+            if not complete and units == 0:
+                await self._meter.release(hold)
+                return
+            fact = Fact(
+                usage_id=new_id(),
+                receipt_id=receipt_id,
+                grant_id=claims.grant_id,
+                agreement_id=context.agreement_id,
+                version_id=context.version_id,
+                lease_id=hold.lease_id,
+                token_id=claims.token_id,
+                key=hold.key,
+                query_sha256=page.query_sha256,
+                format=page.format.value,
+                units=units,
+                rows=rows,
+                bytes=sent,
+                body_sha256=hashlib.sha256(memoryview(page.body)[:sent]).hexdigest(),
+                complete=complete,
+                delivered_at=self._kernel.clock.now(),
+            )
+            await self._meter.settle(hold, fact)
+
+        return finish
+
+
+def _checked_key(delivery_id: str | None) -> str:
+    if delivery_id is None:
+        return new_id().hex
+    if not 8 <= len(delivery_id) <= 64 or not _KEY_CHARS.issuperset(delivery_id):
+        raise DeliveryIdInvalid(param="Delivery-Id")
+    return delivery_id
+
+
+def _place(after: str | None, sequence: str) -> int | None:
+    """The row that a cursor of this very sequence (version, filter, order) names."""
+    if after is None:
+        return None
+    place, of = decode_cursor(after, 2)
+    if of != sequence or not place.isascii() or not place.isdigit() or len(place) > 19:
+        raise BadCursor("The cursor belongs to another query.", param="after")
+    if int(place) > _PLACE_MAX:
+        raise BadCursor(param="after")
+    return int(place)
+
+
+def _meter_headers(charged: int, remaining: int | None, receipt_id: UUID) -> dict[str, str]:
+    headers = {"Meter-Charged": str(charged), "Receipt-Id": show("rcp", receipt_id)}
+    if remaining is not None:
+        headers["Meter-Remaining"] = str(remaining)
+    return headers
+
+
+def _respond(
+    page: _Page, headers: dict[str, str], *, deadline_s: float, finish: Finish
+) -> MeteredResponse:
+    return MeteredResponse(
+        page.body,
+        media_type=MEDIA_TYPES[page.format],
+        headers=headers,
+        deadline_s=deadline_s,
+        finish=finish,
+    )
+
+
+_services: WeakKeyDictionary[Keyring, RowsService] = WeakKeyDictionary()
+
+
+def rows_service(kernel: Kernel) -> RowsService:
+    """This process's rows service."""
+    service = _services.get(kernel.keys)
+    if service is None:
+        service = _services[kernel.keys] = RowsService(kernel)
+    return service
