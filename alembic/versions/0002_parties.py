@@ -89,7 +89,7 @@ def _party() -> None:
         ["jurisdiction", "tax_number"],
         schema="parties",
         unique=True,
-        postgresql_where=sa.text("status <> 'pending' AND tax_number IS NOT NULL"),
+        postgresql_where=sa.text("verified_at IS NOT NULL AND tax_number IS NOT NULL"),
     )
     op.create_index("party_roles", "party", ["roles"], schema="parties", postgresql_using="gin")
     op.create_index(

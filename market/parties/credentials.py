@@ -97,8 +97,8 @@ def credential_view(credential: Credential) -> CredentialView:
 async def create_credential(kernel: Kernel, actor: Actor, body: CredentialRequest) -> NewCredential:
     """A further credential of the actor's own party; the secret is in this answer only.
 
-    Raises RolesNotHeld (422) for roles that the actor itself lacks, so that a narrow credential
-    cannot make a broad one, and TooManyCredentials (409).
+    Raises RolesNotHeld (403) for roles that the actor itself lacks, so that a narrow credential
+    cannot make a broad one, TooManyCredentials (409) and HashingBusy (503).
     """
     roles = frozenset(body.roles) if body.roles is not None else actor.roles
     if not roles <= actor.roles:

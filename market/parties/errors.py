@@ -106,9 +106,11 @@ class RulesOutdated(Invalid):
     default_hint = "Read GET /v1/rules and send its version."
 
 
-class RolesNotHeld(Invalid):
+class RolesNotHeld(Forbidden):
+    """A narrow credential must not make a broad one."""
+
     code = "roles_not_held"
-    title = "A credential cannot have more roles than its organization"
+    title = "You cannot hand on roles that you do not have"
 
 
 class TooManyCredentials(Conflict):

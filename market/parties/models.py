@@ -93,13 +93,14 @@ class Party(SQLModel, table=True):
         ),
         CheckConstraint("version >= 1", name="party_version_positive"),
         Index("party_status_id", "status", "id"),
-        # Suspended ones count: a new sign-up under the same number would evade the suspension.
+        # Whoever was verified once keeps its number, so that a new sign-up cannot evade a
+        # suspension; whoever never was holds none, so that an impostor cannot block the owner.
         Index(
             "party_identity",
             "jurisdiction",
             "tax_number",
             unique=True,
-            postgresql_where=text("status <> 'pending' AND tax_number IS NOT NULL"),
+            postgresql_where=text("verified_at IS NOT NULL AND tax_number IS NOT NULL"),
         ),
         Index("party_roles", "roles", postgresql_using="gin"),
         Index(

@@ -168,6 +168,26 @@ async def test_one_identity_is_verified_once(client: httpx.AsyncClient, kernel: 
     assert (evading.status_code, evading.json()["code"]) == (409, "identity_taken")
 
 
+async def test_an_impostor_does_not_block_the_owner_of_a_tax_number(
+    client: httpx.AsyncClient, kernel: Kernel
+) -> None:
+    operator = await make_party(kernel, Role.OPERATOR)
+    impostor, owner, second = [
+        await make_party(kernel, Role.SELLER, verified=False) for _ in range(3)
+    ]
+    for member in (impostor, owner, second):
+        await client.patch(
+            f"/v1/parties/{member.id}",
+            json={"tax_number": "91500000MA5U0000XX"},
+            headers={**member.headers(), "If-Match": '"1"'},
+        )
+    refusal = {"reason": "not who they say"}
+    assert (await post(client, operator, impostor, "suspend", refusal)).status_code == 200
+    assert (await post(client, operator, owner, "verify", PROOF)).status_code == 200
+    # Suspending one that was never verified works beside the verified owner too.
+    assert (await post(client, operator, second, "suspend", refusal)).status_code == 200
+
+
 async def test_an_operator_cannot_give_a_taken_tax_number(
     client: httpx.AsyncClient, kernel: Kernel
 ) -> None:
