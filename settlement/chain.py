@@ -13,9 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-import orjson
-
-from settlement.commands import micros
+from settlement.commands import canonical_bytes, micros
 
 GENESIS_HASH = bytes(32)
 # First member of every leaf: a later format must not collide with this one.
@@ -78,7 +76,7 @@ class Entry(NamedTuple):
 def leaf_bytes(entry: Entry, booked_us: int) -> bytes:
     """The canonical bytes of an entry: a JSON array without spaces, times in microseconds."""
     transfer, hold = entry.transfer, entry.hold
-    return orjson.dumps(
+    return canonical_bytes(
         [
             _FORMAT,
             entry.key,

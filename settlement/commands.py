@@ -34,6 +34,17 @@ def micros(moment: datetime | None) -> int | None:
     return None if moment is None else (moment - _EPOCH) // _MICROSECOND
 
 
+def canonical_bytes(value: object) -> bytes:
+    """JSON without spaces. UUIDs are text; asyncpg's own subclass reads like the standard one."""
+    return orjson.dumps(value, default=_plain)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"not canonical: {type(value).__name__}")
+
+
 def _check_key(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise ValueError(f"a ledger key is 1 to {KEY_MAX_CHARS} printable ASCII characters")
@@ -234,4 +245,4 @@ def body_hash(command: Command) -> bytes:
         ]
     else:
         body = [type(command).__name__.lower(), command.hold_id]
-    return hashlib.sha256(orjson.dumps(body)).digest()
+    return hashlib.sha256(canonical_bytes(body)).digest()

@@ -95,3 +95,17 @@ async def together(*work: Coroutine[Any, Any, T]) -> list[T | BaseException]:
     """Run at once, each in a context of its own (units of work are guarded per context)."""
     tasks = [asyncio.create_task(item, context=contextvars.copy_context()) for item in work]
     return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def now(kernel: Kernel) -> datetime:
+    """Market time."""
+    async with kernel.unit_of_work() as uow:
+        return uow.now
+
+
+async def move_clock(kernel: Kernel, ahead: timedelta) -> None:
+    """Move the sandbox clock forward."""
+    async with kernel.unit_of_work() as uow:
+        await (await uow.raw()).execute(
+            "UPDATE kernel.sandbox_clock SET ahead = ahead + $1 WHERE id = 1", ahead
+        )

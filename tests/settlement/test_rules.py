@@ -144,6 +144,7 @@ class LedgerMachine(RuleBasedStateMachine):
             legs = ((CLEARING[ref.currency], -500), (ref, 500))
             self.run(Transfer(self.key(), "top_up", legs))
             self.spendable[ref.id] += 500
+            self.spendable[CLEARING[ref.currency].id] -= 500
 
     @rule(data=st.data())
     def transfer(self, data: st.DataObject) -> None:
