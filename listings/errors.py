@@ -37,6 +37,11 @@ class IllegalTransition(Conflict):
     default_hint = "`allowed` names the actions that its current status permits."
 
 
+class ProductInvalid(Invalid):
+    code = "product_invalid"
+    title = "The changed fields do not fit together"
+
+
 class NotEditable(Conflict):
     code = "not_editable"
     title = "Only drafts and rejected objects can be changed"
@@ -91,6 +96,13 @@ class RightMissing(Invalid):
 class UploadTooLarge(TooLarge):
     code = "upload_too_large"
     title = "The file is larger than this exchange accepts"
+
+
+class UploadExpired(Unavailable):
+    """The sweeper took the stored file for abandoned before its row was written."""
+
+    code = "upload_expired"
+    title = "The upload took too long to finish"
 
 
 class UploadEmpty(Invalid):

@@ -76,12 +76,6 @@ class Product(SQLModel, table=True):
             "status <> 'in_review' OR grade <> 'core'", name="product_core_never_in_review"
         ),
         Index("product_owner", "owner_id", "id"),
-        Index(
-            "product_review_queue",
-            "submitted_at",
-            "id",
-            postgresql_where=text("status = 'in_review'"),
-        ),
         SCHEMA,
     )
 

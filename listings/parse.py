@@ -27,6 +27,7 @@ CPU_MAX_S = 120
 # The converted file; zstd Parquet of a legal upload is smaller than its source.
 OUTPUT_MAX_BYTES = 4 << 30
 OPEN_FILES_MAX = 128
+ANSWER_NAME = "answer.json"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -68,13 +69,14 @@ def parse(request: dict[str, str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Exit code 0 with a result or a refusal on standard output; anything else is a crash."""
+    """Leave a result or a refusal in ``answer.json``; any other end is a crash."""
     confine()
+    request = json.loads(sys.argv[1])
     try:
-        answer: dict[str, Any] = {"result": parse(json.loads(sys.argv[1]))}
+        answer: dict[str, Any] = {"result": parse(request)}
     except MarketError as error:
         answer = {"refusal": {"code": error.code, "detail": error.detail, "param": error.param}}
-    sys.stdout.write(json.dumps(answer))
+    (Path(request["work"]) / ANSWER_NAME).write_text(json.dumps(answer), encoding="utf-8")
     return 0
 
 

@@ -290,7 +290,11 @@ class Policy(Schema):
         Field(min_length=1, max_length=len(Purpose), json_schema_extra=_UNIQUE),
         AfterValidator(_distinct),
     ]
-    territory: Regions = Field(description="Where the data may be used.")
+    territory: Annotated[
+        list[Region],
+        Field(max_length=64, json_schema_extra=_UNIQUE),
+        AfterValidator(_distinct),
+    ] = Field(description="Where the data may be used; empty: anywhere.")
     redistribution: bool
     derivative_use: bool
     deletion_days: Days | None = Field(

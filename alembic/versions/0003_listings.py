@@ -1,5 +1,7 @@
 """Listings: products, versions, certificates, offers, decisions, catalog."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
@@ -94,27 +96,27 @@ def downgrade() -> None:
     drop_schema(op, "listings")
 
 
-def _text(name: str, *, nullable: bool = False) -> sa.Column[str]:
+def _text(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, sa.Text(), nullable=nullable)
 
 
-def _uuid(name: str) -> sa.Column[sa.Uuid]:
+def _uuid(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.Uuid(), nullable=False)
 
 
-def _child(name: str, target: str, constraint: str) -> sa.Column[sa.Uuid]:
+def _child(name: str, target: str, constraint: str) -> sa.Column[Any]:
     return sa.Column(name, sa.Uuid(), sa.ForeignKey(target, name=constraint), nullable=False)
 
 
-def _json(name: str, *, nullable: bool = False) -> sa.Column[object]:
+def _json(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, postgresql.JSONB(), nullable=nullable)
 
 
-def _time(name: str, *, nullable: bool = False) -> sa.Column[sa.DateTime]:
+def _time(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
 
 
-def _texts(name: str) -> sa.Column[list[str]]:
+def _texts(name: str) -> sa.Column[Any]:
     return sa.Column(name, postgresql.ARRAY(sa.Text()), nullable=False)
 
 
@@ -165,7 +167,6 @@ def _product() -> None:
         schema="listings",
     )
     op.create_index("product_owner", "product", ["owner_id", "id"], schema="listings")
-    _review_queue("product")
 
 
 def _product_version() -> None:
