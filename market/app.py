@@ -2,20 +2,31 @@
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 import asyncpg
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
+from contracts import endpoints as contract_endpoints
+from contracts.metering import close_meter
+from listings import endpoints as listing_endpoints
 from market.kernel.context import open_kernel
 from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
 from market.matching.engine import MatchingEngine
-from market.operations import health
+from market.matching import endpoints as matching_endpoints
+from market.matching.engine import MatchingEngine
+from market.operations import events, health, sandbox
+from market.operations.docs import install_docs
+from market.parties import endpoints as party_endpoints
+from market.schedule import SCHEDULE
+from market.worker import in_process
+from pricing import endpoints as pricing_endpoints
+from settlement import endpoints as settlement_endpoints
 
 # Uploads count their own bytes against settings.upload_max_bytes.
 STREAMED_PATHS = re.compile(r"^/v1/products/[^/]+/versions$")
@@ -27,26 +38,17 @@ DESCRIPTION = (
 )
 
 
-def _routers() -> list[APIRouter]:
-    import contextlib
-    import importlib
-
-    found = [health.router]
-    for name in (
-        "market.operations.events",
-        "market.operations.sandbox",
-        "market.parties.endpoints",
-        "listings.endpoints",
-        "pricing.endpoints",
-        "market.matching.endpoints",
-        "contracts.endpoints",
-        "contracts.dispute_endpoints",
-        "settlement.endpoints",
-        "market.console.endpoints",
-    ):
-        with contextlib.suppress(ImportError):
-            found.append(importlib.import_module(name).router)
-    return found
+ROUTERS = (
+    party_endpoints.router,
+    listing_endpoints.router,
+    pricing_endpoints.router,
+    matching_endpoints.router,
+    contract_endpoints.router,
+    settlement_endpoints.router,
+    events.router,
+    sandbox.router,
+    health.router,
+)
 
 
 class UnsafeDatabaseRole(RuntimeError):
@@ -102,8 +104,9 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for router in _routers():
+    for router in ROUTERS:
         app.include_router(router)
+    install_docs(app)
     _extend_openapi(app)
     install_errors(app)
     app.add_middleware(BodyLimit, max_bytes=settings.body_max_bytes, streamed=STREAMED_PATHS)
