@@ -9,7 +9,7 @@ from sqlmodel import col, select
 
 from market.kernel import idempotency
 from market.kernel.context import Kernel
-from market.kernel.idempotency import Answer
+from market.kernel.idempotency import Answer, Replay
 from market.kernel.ids import new_id
 from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
@@ -47,6 +47,8 @@ async def place_order(
         )
     )
     if claim is not None:
+        if reply.replayed:
+            raise Replay(reply.answer)
         claim.answer = reply.answer
     return reply
 

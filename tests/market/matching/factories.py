@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -158,6 +158,15 @@ async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
     """Run at once, each in a context of its own."""
     tasks = [asyncio.create_task(item, context=contextvars.copy_context()) for item in work]
     return list(await asyncio.gather(*tasks))
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: int = 6) -> None:
+    """Wait until ``check`` holds; fails after ``within_s`` seconds."""
+    for _ in range(within_s * 50):
+        if await check():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it did not happen in time")
 
 
 def order_of(reply: Reply) -> dict[str, Any]:
