@@ -222,8 +222,10 @@ def _to_rebuttal(case: Case, now: datetime, periods: Periods) -> Case:
 
 
 def check_review(case: Case, now: datetime) -> None:
-    """Raises unless an arbiter may take or leave the case now."""
+    """Raises unless an arbiter may take the case now."""
     _require(case, now, *IN_REVIEW)
+    if case.proposal_pending:
+        raise ProposalPending
 
 
 def request_evidence(case: Case, now: datetime, periods: Periods) -> Case:
