@@ -75,7 +75,7 @@ async def _change(
         "ends": target in {GrantStatus.REVOKED, GrantStatus.EXPIRED},
         "now": uow.now,
     }
-    grant_id: UUID | None = (await uow.session.execute(_CHANGE, parameters)).scalar_one_or_none()
+    grant_id: UUID | None = (await uow.execute(_CHANGE, parameters)).scalar_one_or_none()
     if grant_id is None:
         return False
     await block(kernel, grant_id)

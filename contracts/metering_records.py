@@ -44,7 +44,8 @@ class Fact:
 
     def pack(self) -> str:
         """Text for the cache; :func:`unpack` is its inverse."""
-        return orjson.dumps(self).decode()
+        # asyncpg's UUID is a subclass, which orjson does not take by itself.
+        return orjson.dumps(self, default=str).decode()
 
 
 _IDS = ("usage_id", "receipt_id", "grant_id", "agreement_id", "version_id", "lease_id", "token_id")

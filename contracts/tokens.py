@@ -168,7 +168,7 @@ async def revoke(kernel: Kernel, actor: Actor, token_id: UUID) -> None:
         if row is None or row.party_id != actor.party_id:
             raise TokenNotFound(param="token_id")
         # The grant's row first: this is the lock that the meter's readers wait for.
-        await uow.session.execute(_BUMP, {"grant_id": row.grant_id})
+        await uow.execute(_BUMP, {"grant_id": row.grant_id})
         if row.revoked_at is None:
             row.revoked_at = uow.now
             uow.emit(

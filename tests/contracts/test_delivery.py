@@ -1,0 +1,526 @@
+"""The rows API as buyers use it, and as attackers try it."""
+
+import asyncio
+import hashlib
+import io
+import uuid
+
+import httpx
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from contracts import grants as grant_service, receipts
+from contracts.metering import meter_of
+from listings import offers
+from market.kernel.context import Kernel
+from market.kernel.ids import show
+from market.kernel.security import Role
+from tests.contracts.factories import Trade, bearer, grant_of, make_trade, mint
+from tests.market.parties.factories import make_party
+
+ROWS = "/v1/delivery/rows"
+
+
+@pytest.fixture(scope="module")
+async def trade(kernel: Kernel) -> Trade:
+    return await make_trade(kernel, lots=1_000, lot_units=1_000)
+
+
+@pytest.fixture(scope="module")
+async def source(kernel: Kernel, trade: Trade) -> pa.Table:
+    async with kernel.unit_of_work() as uow:
+        version = await offers.get_version(uow, trade.agreement.version_id)
+    return pq.read_table(await kernel.blobs.local_path(version.blob_key))
+
+
+@pytest.fixture(scope="module")
+async def token(kernel: Kernel, trade: Trade) -> str:
+    return await mint(kernel, trade)
+
+
+async def settled(kernel: Kernel, trade: Trade) -> int:
+    """Used units on record."""
+    await meter_of(kernel).flush()
+    return (await grant_of(kernel, trade.agreement.id)).settled_units
+
+
+async def test_a_page_of_json(
+    client: httpx.AsyncClient, kernel: Kernel, trade: Trade, token: str, source: pa.Table
+) -> None:
+    before = await settled(kernel, trade)
+    answer = await client.get(
+        ROWS,
+        params={
+            "select": "id,carrier",
+            "filter": "carrier = 'UA' and delay > 15",
+            "order": "-id",
+            "limit": 3,
+        },
+        headers=bearer(token),
+    )
+    assert answer.status_code == 200, answer.text
+    expected = [
+        {"id": row["id"], "carrier": "UA"}
+        for row in reversed(source.to_pylist())
+        if row["carrier"] == "UA" and row["delay"] > 15
+    ]
+    page = answer.json()
+    assert page["items"] == expected[:3]
+    assert page["has_more"] is True
+    assert answer.headers["next-after"] == page["next_after"]
+    assert answer.headers["meter-charged"] == "3"
+    assert int(answer.headers["meter-remaining"]) == 1_000_000 - before - 3
+    assert answer.headers["receipt-id"].startswith("rcp_")
+    assert "etag" not in answer.headers
+    assert answer.headers["cache-control"] == "no-store"
+    assert await settled(kernel, trade) == before + 3
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/json", "application/json"),
+        ("text/csv", "text/csv; charset=utf-8"),
+        ("application/vnd.apache.parquet", "application/vnd.apache.parquet"),
+        ("application/vnd.apache.arrow.stream", "application/vnd.apache.arrow.stream"),
+        ("*/*", "application/json"),
+        ("text/*;q=0.9, application/*;q=0.1", "text/csv; charset=utf-8"),
+        ("application/json;q=0, text/csv;q=0.1", "text/csv; charset=utf-8"),
+    ],
+)
+async def test_every_format_carries_the_same_rows(
+    client: httpx.AsyncClient, token: str, source: pa.Table, accept: str, media_type: str
+) -> None:
+    answer = await client.get(ROWS, params={"limit": 7}, headers=bearer(token, Accept=accept))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == media_type
+    if media_type == "application/json":
+        read = [dict(row, day=str(row["day"])) for row in source.slice(0, 7).to_pylist()]
+        assert answer.json()["items"] == read
+        return
+    if media_type.startswith("text/csv"):
+        table = pyarrow.csv.read_csv(io.BytesIO(answer.content))
+    elif "arrow" in media_type:
+        table = pyarrow.ipc.open_stream(answer.content).read_all()
+    else:
+        table = pq.read_table(io.BytesIO(answer.content))
+    assert table.cast(source.schema).equals(source.slice(0, 7))
+
+
+async def test_pages_add_up_to_the_whole(
+    client: httpx.AsyncClient, token: str, source: pa.Table
+) -> None:
+    for order in (None, "carrier,-delay", "-day"):
+        after, seen = None, []
+        while True:
+            params: dict[str, str | int] = {"limit": 170, "select": "id"}
+            if order:
+                params["order"] = order
+            if after:
+                params["after"] = after
+            answer = await client.get(ROWS, params=params, headers=bearer(token))
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            seen += [row["id"] for row in page["items"]]
+            after = page["next_after"]
+            if not page["has_more"]:
+                break
+        assert after is None
+        assert sorted(seen) == list(range(1_000))
+        rows = source.to_pylist()
+        if order == "carrier,-delay":
+            keys = [(rows[i]["carrier"], -rows[i]["delay"], i) for i in seen]
+            assert keys == sorted(keys)
+
+
+async def test_counting_is_free(
+    client: httpx.AsyncClient, kernel: Kernel, trade: Trade, token: str
+) -> None:
+    before = await settled(kernel, trade)
+    answer = await client.get(
+        f"{ROWS}/count", params={"filter": "carrier in ('AA', 'DL')"}, headers=bearer(token)
+    )
+    assert answer.json() == {"count": 500}
+    assert await settled(kernel, trade) == before
+
+
+@pytest.mark.parametrize(
+    ("params", "headers", "status", "code"),
+    [
+        ({"filter": "carrier = 1"}, {}, 422, "filter_invalid"),
+        ({"filter": "1=1; drop table x"}, {}, 422, "filter_invalid"),
+        ({"filter": "x" * 5_000}, {}, 422, "validation_failed"),
+        ({"select": "id,secret"}, {}, 422, "column_unknown"),
+        ({"select": "id,id"}, {}, 422, "column_unknown"),
+        ({"select": ""}, {}, 422, "column_unknown"),
+        ({"order": "nope"}, {}, 422, "order_invalid"),
+        ({"order": "id,carrier,delay,day"}, {}, 422, "order_invalid"),
+        ({"after": "zzz"}, {}, 422, "cursor_invalid"),
+        ({"limit": "0"}, {}, 422, "validation_failed"),
+        ({"limit": "10001"}, {}, 422, "validation_failed"),
+        ({"limit": "1e3"}, {}, 422, "validation_failed"),
+        ({"limit": "NaN"}, {}, 422, "validation_failed"),
+        ({}, {"Accept": "text/html"}, 406, "format_not_offered"),
+        ({}, {"Accept": "application/json;q=0"}, 406, "format_not_offered"),
+        ({}, {"Delivery-Id": "short"}, 422, "delivery_id_invalid"),
+        ({}, {"Delivery-Id": "with|pipes|inside"}, 422, "delivery_id_invalid"),
+        ({"grant_id": "grt_" + "0" * 32}, {}, 403, "token_other_grant"),
+        ({"grant_id": "1"}, {}, 422, "validation_failed"),
+    ],
+)
+async def test_bad_input_is_refused_and_free(
+    client: httpx.AsyncClient,
+    kernel: Kernel,
+    trade: Trade,
+    token: str,
+    params: dict[str, str],
+    headers: dict[str, str],
+    status: int,
+    code: str,
+) -> None:
+    before = await settled(kernel, trade)
+    answer = await client.get(ROWS, params=params, headers=bearer(token, **headers))
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert await settled(kernel, trade) == before
+
+
+async def test_filter_errors_say_where(client: httpx.AsyncClient, token: str) -> None:
+    answer = await client.get(ROWS, params={"filter": "delay > 'x'"}, headers=bearer(token))
+    assert answer.json()["position"] == 8
+    assert answer.json()["param"] == "filter"
+
+
+async def test_a_cursor_serves_only_its_own_query(client: httpx.AsyncClient, token: str) -> None:
+    first = await client.get(ROWS, params={"limit": 5}, headers=bearer(token))
+    answer = await client.get(
+        ROWS, params={"after": first.headers["next-after"], "order": "id"}, headers=bearer(token)
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "cursor_invalid")
+
+
+async def test_wrong_tokens(client: httpx.AsyncClient, trade: Trade, token: str) -> None:
+    header, payload, signature = token.split(".")
+    for wrong in (
+        trade.buyer.token,
+        "junk",
+        f"{header}.{payload}.{signature[::-1]}",
+        f"eyJhbGciOiJub25lIiwidHlwIjoiZGVsaXZlcnkrand0In0.{payload}.",
+        "a" * 10_000,
+    ):
+        answer = await client.get(ROWS, headers=bearer(wrong))
+        assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
+    assert (await client.get(ROWS)).status_code == 401
+    for path in ("/v1/grants", f"/v1/agreements/{trade.id}"):
+        assert (await client.get(path, headers=bearer(token))).status_code == 401
+
+
+async def test_a_token_for_one_grant_never_reads_another(
+    client: httpx.AsyncClient, kernel: Kernel, token: str
+) -> None:
+    other = await make_trade(kernel)
+    answer = await client.get(ROWS, params={"grant_id": other.grant}, headers=bearer(token))
+    assert (answer.status_code, answer.json()["code"]) == (403, "token_other_grant")
+    assert await settled(kernel, other) == 0
+
+
+async def test_a_delivery_id_is_charged_once_and_replayed_free(
+    client: httpx.AsyncClient, kernel: Kernel, trade: Trade, token: str
+) -> None:
+    before = await settled(kernel, trade)
+    key = uuid.uuid4().hex
+    headers = bearer(token, **{"Delivery-Id": key})
+    first = await client.get(ROWS, params={"limit": 4}, headers=headers)
+    at_once = await client.get(ROWS, params={"limit": 4}, headers=headers)
+    assert await settled(kernel, trade) == before + 4
+    durable = await client.get(ROWS, params={"limit": 4}, headers=headers)
+    for replay in (at_once, durable):
+        assert replay.content == first.content
+        assert replay.headers["meter-charged"] == "0"
+        assert replay.headers["receipt-id"] == first.headers["receipt-id"]
+        assert replay.headers["delivery-id"] == key
+    reused = await client.get(ROWS, params={"limit": 5}, headers=headers)
+    assert (reused.status_code, reused.json()["code"]) == (422, "delivery_id_reused")
+    assert await settled(kernel, trade) == before + 4
+
+
+async def test_the_same_delivery_id_at_once_is_charged_once(
+    client: httpx.AsyncClient, kernel: Kernel, trade: Trade, token: str
+) -> None:
+    before = await settled(kernel, trade)
+    headers = bearer(token, **{"Delivery-Id": uuid.uuid4().hex})
+    answers = await asyncio.gather(
+        *(client.get(ROWS, params={"limit": 9}, headers=headers) for _ in range(20))
+    )
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    charged = [a.headers["meter-charged"] for a in answers if a.status_code == 200]
+    assert sorted(charged, reverse=True)[0] == "9"
+    assert charged.count("9") == 1
+    assert await settled(kernel, trade) == before + 9
+
+
+async def test_over_quota_is_402_with_remaining_and_free(
+    client: httpx.AsyncClient, kernel: Kernel
+) -> None:
+    small = await make_trade(kernel, lots=1, lot_units=25)
+    token = await mint(kernel, small)
+    assert (await client.get(ROWS, params={"limit": 10}, headers=bearer(token))).status_code == 200
+    refused = await client.get(ROWS, params={"limit": 16}, headers=bearer(token))
+    assert (refused.status_code, refused.json()["code"]) == (402, "quota_exhausted")
+    assert refused.json()["remaining"] == 15
+    assert await settled(kernel, small) == 10
+    key = uuid.uuid4().hex
+    last = await client.get(
+        ROWS, params={"limit": 15}, headers=bearer(token, **{"Delivery-Id": key})
+    )
+    assert (last.status_code, last.headers["meter-remaining"]) == (200, "0")
+    assert await settled(kernel, small) == 25
+    refused = await client.get(ROWS, params={"limit": 1}, headers=bearer(token))
+    assert (refused.status_code, refused.json()["remaining"]) == (402, 0)
+    again = await client.get(
+        ROWS, params={"limit": 15}, headers=bearer(token, **{"Delivery-Id": key})
+    )
+    assert (again.status_code, again.content) == (200, last.content)
+    assert await settled(kernel, small) == 25
+    assert (await grant_of(kernel, small.agreement.id)).status == "exhausted"
+
+
+async def test_parallel_readers_exhaust_exactly(client: httpx.AsyncClient, kernel: Kernel) -> None:
+    small = await make_trade(kernel, lots=1, lot_units=500)
+    tokens = [await mint(kernel, small) for _ in range(4)]
+
+    async def read(token: str) -> int:
+        got = 0
+        for _ in range(20):
+            answer = await client.get(
+                ROWS, params={"limit": 7, "select": "id"}, headers=bearer(token)
+            )
+            if answer.status_code == 402:
+                remaining = answer.json()["remaining"]
+                if remaining == 0:
+                    return got
+                answer = await client.get(
+                    ROWS, params={"limit": min(remaining, 7)}, headers=bearer(token)
+                )
+            if answer.status_code == 200:
+                got += len(answer.json()["items"])
+        return got
+
+    delivered = sum(await asyncio.gather(*(read(token) for token in tokens * 4)))
+    assert delivered == 500
+    assert await settled(kernel, small) == 500
+    grant = await grant_of(kernel, small.agreement.id)
+    assert (grant.status, grant.reserved_units) == ("exhausted", 0)
+
+
+async def test_a_revoked_token_is_gone_at_once_and_its_siblings_live(
+    client: httpx.AsyncClient, kernel: Kernel, trade: Trade, token: str
+) -> None:
+    minted = await client.post(
+        f"/v1/grants/{trade.grant}/tokens",
+        json={"label": "notebook", "ttl_s": 600},
+        headers=trade.buyer.headers(),
+    )
+    assert minted.status_code == 201
+    doomed = minted.json()["token"]
+    assert (await client.get(ROWS, params={"limit": 1}, headers=bearer(doomed))).status_code == 200
+    before = await settled(kernel, trade)
+    path = f"/v1/tokens/{minted.json()['id']}"
+    seller = await client.delete(path, headers=trade.seller.headers())
+    assert (seller.status_code, seller.json()["code"]) == (404, "token_not_found")
+    assert (await client.get(ROWS, params={"limit": 0}, headers=bearer(doomed))).status_code == 422
+    for _ in range(2):
+        assert (await client.delete(path, headers=trade.buyer.headers())).status_code == 204
+    refused = await client.get(ROWS, params={"limit": 1}, headers=bearer(doomed))
+    assert (refused.status_code, refused.json()["code"]) == (410, "token_revoked")
+    assert await settled(kernel, trade) == before
+    assert (await client.get(ROWS, params={"limit": 1}, headers=bearer(token))).status_code == 200
+
+
+async def test_suspend_reinstate_revoke_hold_from_their_commit(
+    client: httpx.AsyncClient, kernel: Kernel
+) -> None:
+    small = await make_trade(kernel)
+    token = await mint(kernel, small)
+    assert (await client.get(ROWS, params={"limit": 1}, headers=bearer(token))).status_code == 200
+    steps = [
+        (grant_service.suspend, 403, "grant_suspended"),
+        (grant_service.reinstate, 200, None),
+        (grant_service.revoke, 410, "grant_revoked"),
+        (grant_service.reinstate, 410, "grant_revoked"),
+    ]
+    charged = 1
+    for change, status, code in steps:
+        async with kernel.unit_of_work() as uow:
+            await change(uow, kernel, small.agreement.id)
+        answer = await client.get(ROWS, params={"limit": 1}, headers=bearer(token))
+        assert answer.status_code == status, answer.text
+        if code is None:
+            charged += 1
+        else:
+            assert answer.json()["code"] == code
+        assert await settled(kernel, small) == charged
+
+
+async def test_a_rolled_back_revocation_changes_nothing(
+    client: httpx.AsyncClient, kernel: Kernel
+) -> None:
+    small = await make_trade(kernel)
+    token = await mint(kernel, small)
+    assert (await client.get(ROWS, params={"limit": 1}, headers=bearer(token))).status_code == 200
+
+    async def revoke_and_fail() -> None:
+        async with kernel.unit_of_work() as uow:
+            await grant_service.revoke(uow, kernel, small.agreement.id)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await revoke_and_fail()
+    assert (await client.get(ROWS, params={"limit": 1}, headers=bearer(token))).status_code == 200
+
+
+async def test_policy_refuses_by_clause(client: httpx.AsyncClient, kernel: Kernel) -> None:
+    small = await make_trade(kernel)
+    token = await mint(kernel, small)
+    async with kernel.unit_of_work() as uow:
+        connection = await uow.raw()
+        await connection.execute(
+            "UPDATE parties.party SET jurisdiction = 'US' WHERE id = $1", small.buyer.party_id
+        )
+    answer = await client.get(ROWS, headers=bearer(token))
+    assert (answer.status_code, answer.json()["clause"]) == (403, "territory")
+    wrong_purpose = await client.post(
+        f"/v1/grants/{small.grant}/tokens",
+        json={"label": "x", "purpose": "model_training"},
+        headers=small.buyer.headers(),
+    )
+    assert (wrong_purpose.status_code, wrong_purpose.json()["clause"]) == (403, "purpose")
+    assert await settled(kernel, small) == 0
+
+
+async def test_rate_limit_is_429_and_free(
+    client: httpx.AsyncClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = await make_trade(kernel)
+    token = await mint(kernel, small)
+    allowed = kernel.settings.delivery_rate_per_minute
+    monkeypatch.setitem(kernel.settings.__dict__, "delivery_rate_per_minute", 2)
+    codes = [
+        (await client.get(ROWS, params={"limit": 1}, headers=bearer(token))).status_code
+        for _ in range(3)
+    ]
+    refused = await client.get(ROWS, params={"limit": 1}, headers=bearer(token))
+    monkeypatch.setitem(kernel.settings.__dict__, "delivery_rate_per_minute", allowed)
+    assert codes == [200, 200, 429]
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "r=0" in refused.headers["ratelimit"]
+    assert await settled(kernel, small) == 2
+
+
+async def test_calls_are_counted_by_call_and_empty_pages_cost_no_rows(
+    client: httpx.AsyncClient, kernel: Kernel, trade: Trade, token: str
+) -> None:
+    calls = await make_trade(kernel, unit="call", lots=2, lot_units=1)
+    by_call = await mint(kernel, calls)
+    for _ in range(2):
+        answer = await client.get(ROWS, params={"limit": 50}, headers=bearer(by_call))
+        assert answer.headers["meter-charged"] == "1"
+    refused = await client.get(ROWS, params={"limit": 50}, headers=bearer(by_call))
+    assert (refused.status_code, refused.json()["remaining"]) == (402, 0)
+    before = await settled(kernel, trade)
+    empty = await client.get(ROWS, params={"filter": "id < 0"}, headers=bearer(token))
+    assert (empty.json()["items"], empty.headers["meter-charged"]) == ([], "0")
+    assert await settled(kernel, trade) == before
+
+
+async def test_a_license_counts_deliveries_without_a_bound(
+    client: httpx.AsyncClient, kernel: Kernel
+) -> None:
+    licensed = await make_trade(kernel, kind="license")
+    token = await mint(kernel, licensed)
+    for _ in range(3):
+        answer = await client.get(ROWS, params={"limit": 900}, headers=bearer(token))
+        assert answer.status_code == 200
+        assert "meter-remaining" not in answer.headers
+    assert await settled(kernel, licensed) == 3
+    shown = await client.get(f"/v1/grants/{licensed.grant}", headers=licensed.buyer.headers())
+    assert shown.json()["remaining_units"] is None
+    assert shown.json()["delivery_count"] == 3
+
+
+async def test_receipts_prove_what_was_sent(client: httpx.AsyncClient, kernel: Kernel) -> None:
+    small = await make_trade(kernel)
+    token = await mint(kernel, small)
+    answers = [
+        await client.get(ROWS, params={"limit": n}, headers=bearer(token)) for n in (1, 2, 3)
+    ]
+    for member in (small.buyer, small.seller):
+        listed = await client.get(f"/v1/agreements/{small.id}/receipts", headers=member.headers())
+        assert [item["seq"] for item in listed.json()["items"]] == [1, 2, 3]
+    chained = [item["jws"] for item in listed.json()["items"]]
+    payloads = receipts.verify_chain(chained, kernel.keys.jwks())
+    for answer, payload in zip(answers, payloads, strict=True):
+        assert payload["body_sha256"] == hashlib.sha256(answer.content).hexdigest()
+        assert payload["rows"] == payload["units"] == int(answer.headers["meter-charged"])
+        assert payload["bytes"] == len(answer.content)
+        assert payload["receipt"] == answer.headers["receipt-id"]
+        assert payload["agreement"] == small.id
+    for broken in (chained[1:], [chained[0], chained[2]], [chained[1], chained[0]]):
+        with pytest.raises(ValueError, match="predecessor"):
+            receipts.verify_chain(broken, kernel.keys.jwks())
+    one = f"/v1/receipts/{answers[0].headers['receipt-id']}"
+    assert (await client.get(one, headers=small.seller.headers())).status_code == 200
+    stranger = await make_party(kernel, Role.BUYER)
+    assert (await client.get(one, headers=stranger.headers())).status_code == 404
+    usage = await client.get(f"/v1/grants/{small.grant}/usage", headers=small.buyer.headers())
+    assert [item["units"] for item in usage.json()["items"]] == [3, 2, 1]
+
+
+async def test_strangers_see_nothing(
+    client: httpx.AsyncClient, kernel: Kernel, trade: Trade
+) -> None:
+    stranger = await make_party(kernel, Role.BUYER, Role.SELLER)
+    token_body = {"label": "x"}
+    for path in (
+        f"/v1/agreements/{trade.id}",
+        f"/v1/agreements/{trade.id}/trace",
+        f"/v1/agreements/{trade.id}/receipts",
+        f"/v1/grants/{trade.grant}",
+        f"/v1/grants/{trade.grant}/usage",
+        f"/v1/grants/{trade.grant}/tokens",
+    ):
+        assert (await client.get(path, headers=stranger.headers())).status_code == 404, path
+    minted = await client.post(
+        f"/v1/grants/{trade.grant}/tokens", json=token_body, headers=stranger.headers()
+    )
+    assert minted.status_code == 404
+    by_seller = await client.post(
+        f"/v1/grants/{trade.grant}/tokens", json=token_body, headers=trade.seller.headers()
+    )
+    assert by_seller.status_code == 404
+    for path in ("/v1/agreements", "/v1/grants"):
+        listed = await client.get(path, headers=stranger.headers())
+        assert listed.json() == {"items": [], "has_more": False, "next_after": None}
+
+
+async def test_token_bodies_are_checked(client: httpx.AsyncClient, trade: Trade) -> None:
+    for body in (
+        {},
+        {"label": ""},
+        {"label": "x", "ttl_s": 0},
+        {"label": "x", "ttl_s": 1.5},
+        {"label": "x", "ttl_s": 10**9},
+        {"label": "x", "ttl_s": True},
+        {"label": "x", "purpose": "'; DROP"},
+        {"label": "x", "grant_id": show("grt", trade.grant_id)},
+    ):
+        answer = await client.post(
+            f"/v1/grants/{trade.grant}/tokens",
+            content=orjson.dumps(body),
+            headers={**trade.buyer.headers(), "Content-Type": "application/json"},
+        )
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed"), body
