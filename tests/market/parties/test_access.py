@@ -18,8 +18,10 @@ from fastapi import FastAPI
 
 from market.kernel.context import Kernel
 from market.kernel.db import Database
+from market.kernel.http import install_errors
 from market.kernel.ids import new_id, show
 from market.kernel.security import Role, public_jwk
+from market.parties.access import OptionalActorDep
 from tests.market.parties.factories import EVIDENCE, Member, make_party
 
 AUDIENCE = "data-element-market-api"
@@ -255,6 +257,28 @@ async def test_without_the_database_nobody_passes(
         await away.close()
     assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
     assert refused.headers["Retry-After"] == "2"
+
+
+async def test_public_routes_may_know_who_asks_but_never_ignore_a_bad_token(
+    kernel: Kernel,
+) -> None:
+    public = FastAPI()
+    public.state.kernel = kernel
+    install_errors(public)
+
+    @public.get("/who")
+    async def who(actor: OptionalActorDep) -> str:
+        return show("pty", actor.party_id) if actor else "anybody"
+
+    member = await make_party(kernel, Role.BUYER)
+    transport = httpx.ASGITransport(app=public)
+    async with httpx.AsyncClient(transport=transport, base_url="http://market.test") as visitor:
+        bearer = {"Authorization": f"Bearer {member.token}"}
+        assert (await visitor.get("/who")).json() == "anybody"
+        assert (await visitor.get("/who", headers=bearer)).json() == member.id
+        for bad in ("Bearer x.y.z", "Bearer", "Bearer ", "Basic YTpi", ""):
+            refused = await visitor.get("/who", headers={"Authorization": bad})
+            assert refused.status_code == 401
 
 
 async def test_keys_of_two_parties_never_meet(client: httpx.AsyncClient, kernel: Kernel) -> None:
