@@ -49,7 +49,7 @@ pip() {
 
 install_with_pip() {
     pip install --quiet --disable-pip-version-check --no-input --no-compile --no-deps \
-        --no-build-isolation --require-hashes --requirement "$1"
+        --no-build-isolation --use-pep517 --require-hashes --requirement "$1"
 }
 
 # uv reads no pip configuration: hand over a mirror and a certificate file.

@@ -54,8 +54,8 @@ def _plain_errors() -> Iterator[None]:
     except ValidationError as error:
         raise _fail(str(error)) from error
     except RuntimeError as error:
-        # EmbeddedError and UnsafeDatabaseRole; importing their modules here would cost 0.5 s.
-        if type(error).__name__ not in ("EmbeddedError", "UnsafeDatabaseRole"):
+        # By name, because importing their modules for every command would cost 0.5 s.
+        if type(error).__name__ not in ("EmbeddedError", "UnsafeDatabaseRole", "DemoFailed"):
             raise
         raise _fail(str(error)) from error
 
@@ -101,16 +101,12 @@ def serve(host: Host = None, port: Port = None) -> None:
 @app.command()
 def worker() -> None:
     """Run background work (events, expiries, releases, payouts) until stopped."""
-    import asyncio
-
     from market import serving
+    from market.schedule import SCHEDULE
     from market.worker import run_worker
 
     with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
-        try:
-            asyncio.run(run_worker(ready))
-        except KeyboardInterrupt:
-            return
+        run_worker(ready, SCHEDULE)
 
 
 @app.command()
@@ -133,7 +129,7 @@ def demo(
 ) -> None:
     """Play the walk of one trade on real flight and weather data, then keep serving."""
     from market import serving
-    from market.demo import run_demo
+    from market.demo.run import run_demo
 
     with _plain_errors(), serving.orderly_exit():
         run_demo(_settings(port=port, worker_in_process=True), leave=leave)
@@ -191,15 +187,19 @@ def ledger_verify(
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A signed checkpoint kept elsewhere."),
+        typer.Option(exists=True, dir_okay=False, help="Signed checkpoints kept elsewhere."),
+    ] = None,
+    jwks: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Keys to judge them by; default: ours."),
     ] = None,
 ) -> None:
     """Prove zero-sum, balances and hash chain. Exit code 1: the ledger does not verify."""
     from market import serving
-    from market.ledger_verification import verify
+    from market.ledger_report import verify
 
     with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
-        if not verify(ready, since=since, checkpoint=checkpoint):
+        if not verify(ready, since=since, checkpoint=checkpoint, jwks=jwks):
             raise typer.Exit(1)
 
 

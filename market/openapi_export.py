@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import iter_route_contexts
 
 FOLDER = Path(__file__).resolve().parents[1] / "openapi"
 WHOLE = "market.json"
@@ -31,9 +31,9 @@ def documents(app: FastAPI) -> dict[str, str]:
     whole = app.openapi()
     modules = {
         (route.path_format, method.lower()): route.endpoint.__module__
-        for route in app.routes
-        if isinstance(route, APIRoute)
-        for method in route.methods
+        for route in iter_route_contexts(app.routes)
+        if route.endpoint is not None and route.path_format is not None
+        for method in route.methods or ()
     }
     made = {WHOLE: _text(whole)}
     for service, package in SERVICES.items():
