@@ -49,7 +49,8 @@ def version_of(pin: str) -> str:
 
 
 def compile_pins(*arguments: str) -> dict[str, str]:
-    command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--generate-hashes", "--no-annotate"]
+    command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet"]
+    command += ["--generate-hashes", "--no-annotate"]
     command += ["--no-header", "--python-version", "3.11", "--universal", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return blocks(done.stdout)
