@@ -144,6 +144,13 @@ async def scalar(kernel: Kernel, query: str, *arguments: object) -> Any:
         return await (await uow.raw()).fetchval(query, *arguments)
 
 
+async def one_row(kernel: Kernel, query: str, *arguments: object) -> dict[str, Any]:
+    """The only row of a query."""
+    async with kernel.unit_of_work() as uow:
+        (row,) = await (await uow.raw()).fetch(query, *arguments)
+    return dict(row)
+
+
 async def footprint(kernel: Kernel) -> dict[str, int]:
     """Row counts and the sum of all balances: equal before and after what changes nothing."""
     counts = {name: await scalar(kernel, f"SELECT count(*) FROM {name}") for name in TABLES}

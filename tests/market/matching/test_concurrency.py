@@ -12,6 +12,7 @@ from tests.market.matching.factories import (
     cancel,
     footprint,
     money,
+    one_row,
     open_scene,
     place,
     placed,
@@ -141,10 +142,9 @@ async def test_any_mix_conserves_money_and_lots(
 
     for _ in range(38):
         await together(*(step() for _ in range(8)))
-    async with kernel.unit_of_work() as uow:
-        connection = await uow.raw()
-        sums = await connection.fetchrow(
-            """
+    sums = await one_row(
+        kernel,
+        """
             SELECT (SELECT sum(filled_lots) FROM matching.order
                     WHERE plan_id = $1 AND side = 'buy') AS bought,
                    (SELECT sum(filled_lots) FROM matching.order
@@ -155,11 +155,12 @@ async def test_any_mix_conserves_money_and_lots(
                     JOIN matching.trade t ON t.agreement_id = a.owner
                     WHERE t.plan_id = $1) AS escrow
             """,
-            scene.plan_id,
-        )
+        scene.plan_id,
+    )
+    async with kernel.unit_of_work() as uow:
         reserved = {
             row["party_id"]: int(row["reserved"])
-            for row in await connection.fetch(
+            for row in await (await uow.raw()).fetch(
                 "SELECT party_id, sum((lots - filled_lots) * price_minor) AS reserved"
                 " FROM matching.order WHERE side = 'buy' AND closed_at IS NULL GROUP BY party_id"
             )

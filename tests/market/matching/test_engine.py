@@ -15,7 +15,7 @@ from market.kernel.db import DatabaseUnavailable, UnitOfWork
 from market.kernel.errors import MarketError
 from market.kernel.security import Role
 from market.kernel.settings import Settings
-from market.matching import admission, sql
+from market.matching import sql
 from market.matching.batch import Batch, Fence, StaleLease, Verdicts
 from market.matching.book import Side
 from market.matching.engine import MatchingEngine
@@ -25,6 +25,7 @@ from market.matching.shard import Shard
 from market.parties.schemas import Suspension
 from market.parties.verification import suspend_party
 from settlement import ledger
+from settlement.accounts import AccountRef
 from settlement.commands import Void
 from tests.conftest import TestDatabase
 from tests.market.matching.factories import (
@@ -391,10 +392,10 @@ async def test_a_balance_that_shrinks_under_the_batch_refuses_the_order(
     async with MatchingEngine(kernel) as engine:
         order_of(await engine.submit(scene.command(scene.seller, "sell", None, 1_000)))
 
-        async def rosy(_uow: object, refs: list[admission.AccountRef]) -> dict[UUID, int]:
+        async def rosy(_uow: object, refs: list[AccountRef]) -> dict[UUID, int]:
             return {ref.id: 10**9 for ref in refs}
 
-        monkeypatch.setattr(admission.ledger, "read_balances", rosy)
+        monkeypatch.setattr(ledger, "read_balances", rosy)
         replies = await together(
             *(engine.submit(scene.command(buyer, "buy", 1, 1_000)) for _ in range(3))
         )

@@ -14,6 +14,7 @@ from tests.market.matching.factories import (
     escrow_total,
     footprint,
     money,
+    one_row,
     open_scene,
     place,
     placed,
@@ -62,17 +63,19 @@ async def test_a_trade_forms_agreement_grant_and_events(
     order = await placed(client, buyer, scene.body("buy", 2, 500))
     agreement_id = UUID(order["trades"][0]["agreement_id"].removeprefix("agr_"))
     trade_id = UUID(order["trades"][0]["trade_id"].removeprefix("trd_"))
+    agreement = await one_row(
+        kernel, "SELECT * FROM contracts.agreement WHERE id = $1", agreement_id
+    )
+    grant = await one_row(
+        kernel, "SELECT * FROM contracts.access_grant WHERE agreement_id = $1", agreement_id
+    )
+    observed = await one_row(
+        kernel,
+        "SELECT price_minor, lots FROM pricing.observation WHERE plan_id = $1",
+        scene.plan_id,
+    )
     async with kernel.unit_of_work() as uow:
         connection = await uow.raw()
-        agreement = await connection.fetchrow(
-            "SELECT * FROM contracts.agreement WHERE id = $1", agreement_id
-        )
-        grant = await connection.fetchrow(
-            "SELECT * FROM contracts.access_grant WHERE agreement_id = $1", agreement_id
-        )
-        observed = await connection.fetchrow(
-            "SELECT price_minor, lots FROM pricing.observation WHERE plan_id = $1", scene.plan_id
-        )
         events = await connection.fetch(
             "SELECT type, parties FROM kernel.outbox WHERE object_id = ANY($1) ORDER BY seq",
             [UUID(order["id"].removeprefix("ord_")), trade_id],
@@ -85,7 +88,7 @@ async def test_a_trade_forms_agreement_grant_and_events(
     )
     assert grant["granted_units"] == 200
     assert grant["status"] == "active"
-    assert tuple(observed) == (500, 2)
+    assert observed == {"price_minor": 500, "lots": 2}
     assert sorted(row["type"] for row in events) == [
         "order.accepted",
         "order.filled",
@@ -325,7 +328,7 @@ async def test_a_client_order_id_names_one_order_of_a_party(
     await placed(client, other, named)
 
 
-BAD_BODIES = [
+BAD_BODIES: list[dict[str, object]] = [
     {"lots": 0},
     {"lots": -1},
     {"lots": 1.5},
