@@ -4,7 +4,8 @@ After 数据资产评估指导意见 (中评协〔2023〕17号) and 专家指引
 Amounts are integer minor units, ratios integer parts per million; inside, decimals of 50 digits
 without float. The only other rounding is at the end: half up to a whole minor unit, and a range
 end below zero becomes zero. The range is the smallest and largest result over all combinations
-of the stated low, central and high inputs.
+of the stated low and high inputs. That is exact where the result is linear in each input; the
+discount rate, in which it is not, also takes its central number.
 """
 
 from __future__ import annotations
@@ -179,6 +180,8 @@ class Combined:
 
 
 Ends = Mapping[str, End]
+_LINEAR = (End.LOW, End.HIGH)
+_CURVED = (End.LOW, End.CENTRAL, End.HIGH)
 Calculation = Callable[[Ends, "_Trace | None"], Decimal]
 
 
@@ -215,9 +218,8 @@ def cost(inputs: CostInputs) -> Appraisal:
         "l": inputs.monopoly,
         "r": inputs.risk,
     }
-    varying = [name for name, estimate in ratios.items() if estimate.varies]
-    if any(line.varies for line in inputs.lines):
-        varying.insert(0, "TC")
+    varying = {"TC": _LINEAR} if any(line.varies for line in inputs.lines) else {}
+    varying |= {name: _LINEAR for name, estimate in ratios.items() if estimate.varies}
 
     def calculate(ends: Ends, trace: _Trace | None) -> Decimal:
         lines = [Decimal(line.at(ends["TC"])) for line in inputs.lines]
@@ -253,11 +255,13 @@ def income(inputs: IncomeInputs) -> Appraisal:
     at their low numbers, or all at their high ones. Raises ValuationImpossible as :func:`cost`.
     """
     first, second, formula = _FLOWS[inputs.method]
-    varying = [first] if any(term.revenue.varies for term in inputs.terms) else []
+    varying: dict[str, tuple[End, ...]] = {}
+    if any(term.revenue.varies for term in inputs.terms):
+        varying[first] = _LINEAR
     if second is not None and any(term.other.varies for term in inputs.terms):
-        varying.append(second)
+        varying[second] = _LINEAR
     if inputs.discount_rate.varies:
-        varying.append("i")
+        varying["i"] = _CURVED
 
     def calculate(ends: Ends, trace: _Trace | None) -> Decimal:
         rate = _ratio(inputs.discount_rate.at(ends["i"]))
@@ -305,9 +309,8 @@ def market(inputs: MarketInputs) -> Appraisal:
             hint="State a reference price with its source.",
         )
     reference = _reference_price(points, inputs.reference)
-    varying = [name for name, estimate in inputs.factors.items() if estimate.varies]
-    if reference[End.LOW] != reference[End.HIGH]:
-        varying.insert(0, "V_ref")
+    varying = {"V_ref": _LINEAR} if reference[End.LOW] != reference[End.HIGH] else {}
+    varying |= {name: _LINEAR for name, item in inputs.factors.items() if item.varies}
 
     def calculate(ends: Ends, trace: _Trace | None) -> Decimal:
         value = reference[ends["V_ref"]]
@@ -413,10 +416,12 @@ def _flow(method: IncomeMethod, revenue: Decimal, other: Decimal = Decimal(0)) -
     return revenue - other
 
 
-def _appraise(approach: Approach, varying: Sequence[str], calculate: Calculation) -> Appraisal:
+def _appraise(
+    approach: Approach, varying: Mapping[str, tuple[End, ...]], calculate: Calculation
+) -> Appraisal:
     """Run the central case with its trace, every combination of ends, and one input at a time.
 
-    At most 3**6 combinations, because no approach has more than six inputs.
+    At most 2**6 combinations, because no approach has more than six inputs.
     """
     with localcontext(_CONTEXT):
         trace = _Trace()
@@ -429,7 +434,7 @@ def _appraise(approach: Approach, varying: Sequence[str], calculate: Calculation
             )
         results = [
             calculate(_ends(dict(zip(varying, ends, strict=True))), None)
-            for ends in itertools.product(End, repeat=len(varying))
+            for ends in itertools.product(*varying.values())
         ]
         swings = tuple(
             Swing(

@@ -1,12 +1,16 @@
-"""Plans for every test, made by the real service."""
+"""Plans for every test, made by the real services."""
 
 from typing import Literal
 from uuid import UUID
 
+from listings.offering import create_listing, submit_listing
+from listings.reviews import approve_listing
+from listings.schemas import ListingInput
 from market.kernel.context import Kernel
 from pricing.models import Plan, PlanKind, Unit
 from pricing.plans import create_plan, get_plan
 from pricing.schemas import LicensePlanInput, MeteredPlanInput
+from tests.listings.factories import any_operator, listing_body
 from tests.market.parties.factories import Member
 
 
@@ -46,3 +50,12 @@ async def make_plan(
     view = await create_plan(kernel, seller.actor, listing_id, body)
     async with kernel.unit_of_work() as uow:
         return await get_plan(uow, view.id)
+
+
+async def offer_again(kernel: Kernel, seller: Member, product_id: UUID) -> UUID:
+    """A further live listing of a product; much cheaper than another product with its upload."""
+    body = {**listing_body(""), "product_id": product_id}
+    listing = await create_listing(kernel, seller.actor, ListingInput.model_validate(body))
+    await submit_listing(kernel, seller.actor, listing.id)
+    await approve_listing(kernel, any_operator(), listing.id)
+    return listing.id

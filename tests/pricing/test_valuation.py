@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from market.kernel.money import MAX_MINOR
 from pricing.errors import ValuationImpossible
@@ -147,6 +147,16 @@ def test_income_range_with_mixed_signs_and_a_floor_of_zero() -> None:
     assert [swing.input for swing in found.sensitivity] == ["R_t", "i"]
 
 
+def test_income_range_of_a_share_moves_revenue_and_share() -> None:
+    terms = [Term(Estimate(1_000, 900, 1_200), Estimate(500_000, 400_000, 750_000))]
+    found = income(IncomeInputs(IncomeMethod.SHARE, terms, exact(0)))
+    assert (found.value_minor, found.low_minor, found.high_minor) == (500, 360, 900)
+    assert [(s.input, s.at_low_minor, s.at_high_minor) for s in found.sensitivity] == [
+        ("R_t", 450, 600),
+        ("K_t", 400, 750),
+    ]
+
+
 def test_comparables_and_reference_meet_in_a_median_with_quartiles() -> None:
     comparables = [
         Comparable("lst_a", Decimal("1.0"), 5),
@@ -228,6 +238,7 @@ cost_cases = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(cost_cases, st.integers(0, 10**9))
 def test_higher_cost_never_lowers_the_value_and_the_range_holds_it(
     inputs: CostInputs, more: int
@@ -248,6 +259,7 @@ def test_higher_cost_never_lowers_the_value_and_the_range_holds_it(
     assert cost(dearer).value_minor >= found.value_minor
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1_000, 10**12), min_size=1, max_size=50),
     st.integers(0, 999_999),
@@ -266,6 +278,7 @@ def test_income_falls_with_the_rate_and_equals_exact_fractions(
     assert found.value_minor == (2 * numerator + denominator) // (2 * denominator)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 10**6), min_size=1, max_size=30),
     estimates(1, 10_000_000),
@@ -289,6 +302,7 @@ def test_market_range_holds_the_value_and_order_does_not_matter(
     )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, MAX_MINOR), min_size=2, max_size=2),
     st.lists(st.integers(0, 10**6), min_size=2, max_size=2),
