@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 from fastapi import FastAPI
 
-from contracts import endpoints as contract_endpoints
+from contracts import dispute_endpoints, endpoints as contract_endpoints
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
 from market.kernel.context import open_kernel
@@ -17,7 +17,6 @@ from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
-from market.matching.engine import MatchingEngine
 from market.matching import endpoints as matching_endpoints
 from market.matching.engine import MatchingEngine
 from market.operations import events, health, sandbox
@@ -37,13 +36,13 @@ DESCRIPTION = (
     "with a stable `code`."
 )
 
-
 ROUTERS = (
     party_endpoints.router,
     listing_endpoints.router,
     pricing_endpoints.router,
     matching_endpoints.router,
     contract_endpoints.router,
+    dispute_endpoints.router,
     settlement_endpoints.router,
     events.router,
     sandbox.router,
@@ -86,14 +85,15 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         assert settings.database_url is not None
         await check_role(settings.database_url)
-        kernel = open_kernel(settings)
-        app.state.kernel = kernel
-        try:
-            async with MatchingEngine(kernel) as engine:
-                app.state.matching_engine = engine
-                yield
-        finally:
-            await kernel.close()
+        async with AsyncExitStack() as stack:
+            kernel = open_kernel(settings)
+            stack.push_async_callback(kernel.close)
+            app.state.kernel = kernel
+            stack.push_async_callback(close_meter, kernel)
+            app.state.matching_engine = await stack.enter_async_context(MatchingEngine(kernel))
+            if settings.worker_in_process:
+                await stack.enter_async_context(in_process(kernel, SCHEDULE))
+            yield
 
     app = FastAPI(
         title="Data Element Market",

@@ -1,12 +1,10 @@
 """All background work of the exchange and how often each part runs."""
 
-from contracts import dispute_jobs
-from contracts import jobs as contract_jobs
+from contracts import dispute_jobs, jobs as contract_jobs
 from listings import jobs as listing_jobs
 from market.operations import retention
 from market.worker import ScheduledJob, every
-from settlement import checkpoints
-from settlement import jobs as settlement_jobs
+from settlement import checkpoints, jobs as settlement_jobs
 
 # Use and money first; sweepers of what nobody waits for last. Deadlines are hours to days, so a
 # few seconds of delay cost nothing: expiry is checked at the use itself, not by the sweeper.
@@ -23,9 +21,7 @@ SCHEDULE = [
     ScheduledJob("dispute_deadlines", dispute_jobs.apply_deadlines, every(5)),
     ScheduledJob("run_chargebacks", settlement_jobs.run_chargebacks, every(10)),
     ScheduledJob("write_checkpoint", checkpoints.write_checkpoint, every(10)),
-    ScheduledJob(
-        "suspend_listings", listing_jobs.suspend_listings_of_suspended_sellers, every(10)
-    ),
+    ScheduledJob("suspend_listings", listing_jobs.suspend_listings_of_suspended_sellers, every(10)),
     ScheduledJob("sweep_blobs", listing_jobs.sweep_blobs, every(30)),
     ScheduledJob("sweep_scratch", listing_jobs.sweep_scratch, every(30)),
     ScheduledJob("prune", retention.prune, every(30)),

@@ -3,20 +3,28 @@
 Shared by ``market up``, ``market serve`` and the demo.
 """
 
+from __future__ import annotations
+
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from market.kernel.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
 
 PREFERRED_PORT = 8000
 BACKLOG = 2048
 # uvicorn waits this long for open requests, then cancels them; longer than statement_timeout.
 DRAIN_TIMEOUT_S = 20
 KEEP_ALIVE_S = 30
+START_TIMEOUT_S = 60
 
 
 class MissingAddress(RuntimeError):
@@ -100,6 +108,51 @@ def run_server(
     ``on_ready`` gets the public URL once requests are answered. Raises SystemExit if the
     application does not start.
     """
+    server = _server(settings, listener, on_ready)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return
+    if not server.started:
+        raise SystemExit(3)
+
+
+@contextmanager
+def in_thread(settings: Settings, listener: socket.socket) -> Iterator[str]:
+    """Serve the API on ``listener`` in a thread of its own; yields the public URL, then drains.
+
+    Raises RuntimeError if the application does not start.
+    """
+    ready = threading.Event()
+    found: list[str] = []
+
+    def report(url: str) -> None:
+        found.append(url)
+        ready.set()
+
+    server = _server(settings, listener, report)
+
+    def serve() -> None:
+        try:
+            server.run(sockets=[listener])
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=serve, name="api")
+    thread.start()
+    try:
+        ready.wait(START_TIMEOUT_S)
+        if not found:
+            raise RuntimeError("the API did not start; its log names the reason")
+        yield found[0]
+    finally:
+        server.should_exit = True
+        thread.join(DRAIN_TIMEOUT_S)
+
+
+def _server(
+    settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]
+) -> uvicorn.Server:
     import uvicorn  # noqa: PLC0415  (with the app 1.5 s, which `market --help` need not pay)
 
     from market.app import create_app  # noqa: PLC0415
@@ -124,13 +177,7 @@ def run_server(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
     )
-    server = Server(config)
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        return
-    if not server.started:
-        raise SystemExit(3)
+    return Server(config)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def _register(queue: procrastinate.App, kernel: Kernel, job: ScheduledJob) -> No
 
 
 def _register_rescue(queue: procrastinate.App) -> None:
-    # The library finds jobs of dead workers but leaves retrying them to us (operations.md §3 row 3).
+    # The library finds jobs of dead workers; retrying them is left to us (operations.md §3 row 3).
     async def rescue(timestamp: int) -> None:
         stalled = await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER_S)
         for job in stalled:

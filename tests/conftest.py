@@ -19,8 +19,7 @@ import pytest
 from fastapi import FastAPI
 
 from market.app import create_app
-from market.kernel import logging as market_logging
-from market.kernel import migrations
+from market.kernel import logging as market_logging, migrations
 from market.kernel.context import Kernel
 from market.kernel.embedded import EmbeddedServers, start_embedded
 from market.kernel.settings import Settings, load_settings

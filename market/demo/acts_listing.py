@@ -40,7 +40,7 @@ def parties(stage: Stage) -> None:
         party = person.sign_up(
             {
                 "name": name,
-                "kind": "public_institution" if name == BUREAU else "enterprise",
+                "kind": "public_body" if name == BUREAU else "company",
                 "jurisdiction": "CN",
                 "roles": roles,
                 "rules_version": rules,
@@ -56,7 +56,7 @@ def parties(stage: Stage) -> None:
         person = stage.participant(name)
         made = stage.operator.post(
             "/v1/staff",
-            {"name": name, "kind": "public_institution", "jurisdiction": "CN", "role": role},
+            {"name": name, "kind": "public_body", "jurisdiction": "CN", "role": role},
             step=f"appoint {name}",
         )
         person.adopt(made)
@@ -146,9 +146,7 @@ def _register(
     )
     person.post(f"{path}/submit", {}, step=f"submit {name}", expect=200)
     reason = {"reason": "Source, rights and grade checked."}
-    approved = stage.operator.post(
-        f"{path}/approve", reason, step=f"approve {name}", expect=200
-    )
+    approved = stage.operator.post(f"{path}/approve", reason, step=f"approve {name}", expect=200)
     certificate = stage.operator.get(f"/v1/certificates/{approved['certificate_id']}")
     transcript.step("Operator", "reviewed; certificate issued", certificate["id"])
     listing = person.post(
@@ -199,9 +197,7 @@ def _plan(stage: Stage, seller: str, product: str, kind: str, *, price_minor: in
 def valuation(stage: Stage) -> None:
     """Act 3: the flights valued by cost, income and market approach."""
     stage.transcript.act(3, "A valuation by cost, income and market approach")
-    result = stage[AIRLINES].post(
-        "/v1/valuations", _valuation_input(stage), step="valuation"
-    )
+    result = stage[AIRLINES].post("/v1/valuations", _valuation_input(stage), step="valuation")
     stage.transcript.table(
         f"Valuation {result['id']} ({result['method_version']})",
         ("approach", "value", "low", "high"),
@@ -242,7 +238,11 @@ def _valuation_input(stage: Stage) -> dict[str, Any]:
                     "label": "Collection and cleaning",
                     "cost": money(42_000_000, 40_000_000, 45_000_000),
                 },
-                {"kind": "indirect", "label": "Platform", "cost": money(9_000_000, 9_000_000, 9_500_000)},
+                {
+                    "kind": "indirect",
+                    "label": "Platform",
+                    "cost": money(9_000_000, 9_000_000, 9_500_000),
+                },
             ],
             "return_rate": factor(150_000),
             "quality": factor(950_000),

@@ -131,7 +131,7 @@ def delivery(stage: Stage) -> None:
     transcript.table(
         "GET /v1/delivery/rows as JSON",
         query["select"].split(","),
-        [[str(value) for value in row.values()] for row in body["rows"]],
+        [[str(value) for value in row.values()] for row in body["items"]],
     )
     _metered(stage, INSURER, page)
     _metered(

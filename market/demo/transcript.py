@@ -28,14 +28,14 @@ class Transcript:
 
     def refusal(self, who: str, what: str, status: int, code: str, detail: str) -> None:
         """A refusal that the walk expects; a refusal is never charged."""
-        self.console.print(
-            f"  [cyan]{who:<20}[/cyan] {what}  [yellow]{status} {code}[/yellow] [dim]{detail}[/dim]",
-            highlight=False,
-        )
+        answer = f"[yellow]{status} {code}[/yellow]  [dim]{detail}[/dim]"
+        self.console.print(f"  [cyan]{who:<20}[/cyan] {what}  {answer}", highlight=False)
 
     def amounts(self, title: str, rows: Mapping[str, int], currency: str) -> None:
         """A small table of amounts in minor units, shown with their decimals."""
-        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        table = Table(
+            title=title, title_justify="left", show_header=False, box=None, padding=(0, 2)
+        )
         table.add_column(style="dim")
         table.add_column(justify="right")
         for name, amount_minor in rows.items():

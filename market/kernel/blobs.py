@@ -102,7 +102,7 @@ class Blobs:
         draft = path.with_name(f".{path.name}.{uuid4().hex}")
         await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
         try:
-            with draft.open("wb") as file:  # noqa: ASYNC230 - chunks are written from a thread
+            with draft.open("wb") as file:
                 async for chunk in self.stream(key):
                     await asyncio.to_thread(file.write, chunk)
             await asyncio.to_thread(os.replace, draft, path)

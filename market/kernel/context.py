@@ -60,8 +60,6 @@ def open_kernel(settings: Settings) -> Kernel:
         ),
         redis=open_redis(settings.redis_url),
         blobs=Blobs(settings.blob_url, settings.home),
-        keys=Keyring.load(
-            folder, issuer=settings.issuer, clock=clock, create=settings.is_sandbox
-        ),
+        keys=Keyring.load(folder, issuer=settings.issuer, clock=clock, create=settings.is_sandbox),
         limits=RateLimiter(settings.redis_url),
     )

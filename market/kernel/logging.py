@@ -16,9 +16,7 @@ _SECRET_SHAPES = re.compile(
 _MASK = "***"
 
 
-def redact(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """structlog processor: mask secrets by name and by shape."""
     for name, value in event.items():
         if _SECRET_NAMES.search(name) and not name.endswith(("_id", "_count")):

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+
+from alembic import command
 
 # The checkout's alembic/ folder; it is no package (alembic/__init__.py would shadow Alembic).
 SCRIPT_FOLDER = Path(__file__).resolve().parents[2] / "alembic"

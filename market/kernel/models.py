@@ -16,10 +16,10 @@ from sqlalchemy import (
     LargeBinary,
     SmallInteger,
     Text,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.dialects.postgresql import UUID as PgUuid
 from sqlmodel import Field, SQLModel
 
 
@@ -43,10 +43,10 @@ class OutboxEvent(SQLModel, table=True):
             server_default=text("((pg_current_xact_id())::text)::bigint"),
         )
     )
-    id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
+    id: UUID = Field(sa_column=Column(Uuid(), nullable=False))
     type: str = Field(sa_column=Column(Text, nullable=False))
-    object_id: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), nullable=False))
-    parties: list[UUID] = Field(sa_column=Column(ARRAY(PgUuid(as_uuid=True)), nullable=False))
+    object_id: UUID = Field(sa_column=Column(Uuid(), nullable=False))
+    parties: list[UUID] = Field(sa_column=Column(ARRAY(Uuid()), nullable=False))
     data: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     created_at: datetime = Field(
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("now()"))
@@ -64,7 +64,7 @@ class IdempotentAnswer(SQLModel, table=True):
         {"schema": "kernel"},
     )
 
-    scope: UUID = Field(sa_column=Column(PgUuid(as_uuid=True), primary_key=True))
+    scope: UUID = Field(sa_column=Column(Uuid(), primary_key=True))
     key_hash: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
     request_hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     status: int = Field(sa_column=Column(SmallInteger, nullable=False))

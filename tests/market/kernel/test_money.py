@@ -1,8 +1,7 @@
 """Money: exact splits, ISO exponents, display."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from market.kernel.money import EXPONENTS, MAX_MINOR, Money, display, exponent, split
 

@@ -16,11 +16,15 @@ async def test_commits_on_exit_and_rolls_back_on_error(kernel: Kernel) -> None:
     kept, lost = new_id(), new_id()
     async with kernel.unit_of_work() as uow:
         uow.emit("test.kept", kept, {"n": 1})
-    with pytest.raises(RuntimeError, match="no"):
+
+    async def failing() -> None:
         async with kernel.unit_of_work() as uow:
             uow.emit("test.lost", lost, {})
             await uow.flush_events()
             raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        await failing()
     async with kernel.unit_of_work() as uow:
         found = await events.read(await uow.raw(), (0, 0))
     assert [event.object_id for event in found if event.object_id in (kept, lost)] == [kept]
@@ -28,7 +32,8 @@ async def test_commits_on_exit_and_rolls_back_on_error(kernel: Kernel) -> None:
 
 async def test_raw_shares_the_transaction(kernel: Kernel) -> None:
     event_id = new_id()
-    with pytest.raises(RuntimeError, match="undo"):
+
+    async def failing() -> None:
         async with kernel.unit_of_work() as uow:
             raw = await uow.raw()
             await raw.execute(
@@ -37,6 +42,9 @@ async def test_raw_shares_the_transaction(kernel: Kernel) -> None:
                 event_id,
             )
             raise RuntimeError("undo")
+
+    with pytest.raises(RuntimeError, match="undo"):
+        await failing()
     async with kernel.unit_of_work() as uow:
         count = await (await uow.raw()).fetchval(
             "SELECT count(*) FROM kernel.outbox WHERE id = $1", event_id
@@ -62,9 +70,7 @@ async def test_nesting_is_an_assertion_also_in_child_tasks(kernel: Kernel) -> No
 async def test_now_is_database_time_plus_offset(kernel: Kernel) -> None:
     async with kernel.unit_of_work() as uow:
         assert abs(uow.now - datetime.now(UTC)) < timedelta(seconds=30)
-        await uow.execute(
-            text("UPDATE kernel.sandbox_clock SET ahead = ahead + interval '1 day'")
-        )
+        await uow.execute(text("UPDATE kernel.sandbox_clock SET ahead = ahead + interval '1 day'"))
     async with kernel.unit_of_work() as uow:
         assert uow.now - datetime.now(UTC) > timedelta(hours=23)
         assert kernel.clock.now() - datetime.now(UTC) > timedelta(hours=23)
