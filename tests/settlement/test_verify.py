@@ -235,10 +235,12 @@ async def test_a_rewritten_chain_disagrees_with_an_earlier_checkpoint(
     assert report.checkpoints == 1
     link = "(SELECT batch_id FROM settlement.chain_link WHERE number = 8)"
     async with kernel.unit_of_work() as uow:
-        root, previous = await (await uow.raw()).fetchrow(
+        row = await (await uow.raw()).fetchrow(
             "SELECT b.root, l.prev_hash FROM settlement.batch b JOIN settlement.chain_link l"
             " ON l.batch_id = b.id WHERE l.number = 8"
         )
+        assert row is not None
+        root, previous = row
         leaves = await (await uow.raw()).fetch(
             f"SELECT leaf_hash FROM settlement.command WHERE batch_id = {link} ORDER BY ordinal"
         )
@@ -322,6 +324,7 @@ async def _values(kernel: Kernel, history: dict[str, uuid.UUID]) -> dict[str, ob
             "SELECT l.hash, l.batch_id, b.root FROM settlement.chain_link l JOIN settlement.batch b"
             " ON b.id = l.batch_id WHERE l.number = 4"
         )
+        assert link is not None
         owner = await connection.fetchval(
             "SELECT owner FROM settlement.account WHERE id = $1", history["target"]
         )

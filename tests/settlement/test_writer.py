@@ -64,7 +64,7 @@ async def test_a_backend_killed_before_commit_books_once(kernel: Kernel) -> None
     source = await fund(kernel, new_id(), 1_000)
     target = available(new_id())
     assert kernel.settings.owner_database_url is not None
-    killed = []
+    killed: list[bool] = []
 
     async def post_and_die(uow: UnitOfWork, commands: list[Command]) -> list[Result]:
         results = await post(uow, commands)
@@ -115,7 +115,7 @@ async def test_a_stopped_writer_takes_nothing(kernel: Kernel) -> None:
 
 async def test_one_bad_command_does_not_fail_the_others(kernel: Kernel) -> None:
     source = await fund(kernel, new_id(), 1_000)
-    good = [transfer(source, available(new_id()), 1) for _ in range(5)]
+    good: list[Command] = [transfer(source, available(new_id()), 1) for _ in range(5)]
     later = await now(kernel) + timedelta(days=1)
     poison = Hold(f"poison:{new_id().hex}", new_id(), source, 1, later)
     # No caller can make this; it stands for any defect that breaks the statement of the batch.
