@@ -99,7 +99,8 @@ async def make_trade(
     price_minor: int = 1_000,
     unit: str = "row",
     rows: int = 1_000,
-    **plan_fields: int,
+    term_days: int = 365,
+    acceptance_window_days: int = 7,
 ) -> Trade:
     """A fresh seller, listing, plan and buyer, and their agreement."""
     seller = await make_party(kernel, Role.SELLER)
@@ -113,7 +114,8 @@ async def make_trade(
         price_minor=price_minor,
         lot_units=lot_units,
         unit="call" if unit == "call" else "row",
-        **plan_fields,
+        term_days=term_days,
+        acceptance_window_days=acceptance_window_days,
     )
     agreement = await make_agreement(kernel, buyer, seller, plan, lots=lots)
     grant = await grant_of(kernel, agreement.id)
