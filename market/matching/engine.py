@@ -140,6 +140,9 @@ class MatchingEngine:
                     self._refuse(self._take(len(self._queue)), self._standby())
                     if not self._closing and not await self._try_acquire():
                         await self._sleep()
+            except Unavailable as error:
+                _log.warning("engine_round_deferred", error=error.detail)
+                await self._sleep()
             except Exception as error:  # noqa: BLE001 - see below
                 # The loop outlives everything: callers have had their answers, the next round
                 # starts from the database.

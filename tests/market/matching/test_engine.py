@@ -16,7 +16,7 @@ from market.kernel.errors import MarketError
 from market.kernel.security import Role
 from market.kernel.settings import Settings
 from market.matching import sql
-from market.matching.batch import Batch, Fence, StaleLease, Verdicts
+from market.matching.batch import EXPIRIES_MAX, Batch, Fence, StaleLease, Verdicts
 from market.matching.book import Side
 from market.matching.engine import MatchingEngine
 from market.matching.errors import EngineBusy, EngineStandby
@@ -345,6 +345,28 @@ async def test_an_expired_order_never_trades_even_before_the_tick(
         sell = order_of(await engine.submit(scene.command(scene.seller, "sell", 1, 900)))
         assert sell["status"] == "open"
         assert await money(kernel, buyer.party_id) == (5_000, 0)
+
+
+async def test_more_expiries_than_one_batch_takes_all_come_first(
+    kernel: Kernel, scene: Scene
+) -> None:
+    count = EXPIRIES_MAX + 10
+    buyer = await scene.buyer(count * 900)
+    async with kernel.unit_of_work() as uow:
+        soon = (uow.now + timedelta(seconds=4)).isoformat()
+    async with MatchingEngine(kernel) as engine:
+        await together(
+            *(
+                engine.submit(scene.command(buyer, "buy", 1, 900, expires_at=soon))
+                for _ in range(count)
+            )
+        )
+        assert await money(kernel, buyer.party_id) == (count * 900, count * 900)
+        await scalar(kernel, f"SELECT pg_sleep_until('{soon}')")
+        sell = order_of(await engine.submit(scene.command(scene.seller, "sell", 1, 900)))
+        assert sell["status"] == "open"
+        assert await money(kernel, buyer.party_id) == (count * 900, 0)
+        assert engine.shard.orders_of([buyer.party_id]) == []
 
 
 async def test_a_resting_order_of_a_suspended_party_does_not_trade(
