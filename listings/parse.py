@@ -57,6 +57,8 @@ def parse(request: dict[str, str]) -> dict[str, Any]:
     convert = readers.convert_csv if request["format"] == "csv" else readers.convert_parquet
     try:
         columns = convert(engine, source, target)
+    except readers.EngineOutOfMemory as error:
+        raise FileUnreadable(f"Reading it needs more than {ENGINE_MEMORY_MB} MB.") from error
     except (readers.EngineError, UnicodeError) as error:
         detail = "Its content does not have the declared format."
         raise FileUnreadable(detail + readers.line_of(str(error))) from error

@@ -119,7 +119,6 @@ async def submit_product(kernel: Kernel, actor: Actor, product_id: UUID) -> Prod
             require_admissible(product, version)
             decisions.step(uow, actor, SubjectKind.PRODUCT, product, Action.SUBMIT, target=target)
             product.submitted_at = uow.now
-            product.updated_at = uow.now
         if version is None:
             raise VersionMissing
         status = VersionStatus(version.status)
@@ -134,6 +133,8 @@ async def submit_product(kernel: Kernel, actor: Actor, product_id: UUID) -> Prod
         )
         version.submitted_at = uow.now
         product.grade = version.grade
+        product.revision += 1
+        product.updated_at = uow.now
         uow.emit(
             "product.submitted",
             product.id,

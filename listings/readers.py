@@ -38,6 +38,7 @@ _WIDTH_DEFAULT = 8
 
 Columns = list[tuple[str, str]]
 EngineError = duckdb.Error
+EngineOutOfMemory = duckdb.OutOfMemoryException
 
 
 def open_engine(work: Path, *, memory_mb: int) -> duckdb.DuckDBPyConnection:

@@ -146,13 +146,16 @@ async def make_listing(
     title: dict[str, str] | None = None,
     policy: dict[str, Any] | None = None,
     category: str = "transport",
+    **product: Any,
 ) -> MadeListing:
     """A certified product with a listing, on the market unless ``live`` is false.
+
+    ``product`` changes fields of the registration.
 
     Columns: id (int64, 0..rows-1), carrier, delay (int32), distance (double), day (date).
     """
     product_id, version_id = await make_product(
-        kernel, seller, rows=rows, table=table, category=category
+        kernel, seller, rows=rows, table=table, category=category, **product
     )
     body = listing_body("")
     body["product_id"] = product_id

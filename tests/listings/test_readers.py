@@ -132,7 +132,7 @@ def test_all_flat_parquet_types_survive(tmp_path: Path) -> None:
             "price": pa.array([Decimal("12.50"), None], pa.decimal128(10, 2)),
             "text": ["ä", "数据"],
             "day": pa.array([date(2020, 2, 29), None], pa.date32()),
-            "at": pa.array([datetime(2020, 1, 1, 12), None], pa.timestamp("us")),
+            "at": pa.array([1_577_880_000_000_000, None], pa.timestamp("us")),
             "zoned": pa.array([datetime(2020, 1, 1, tzinfo=UTC), None], pa.timestamp("us", "UTC")),
         }
     )
@@ -168,18 +168,11 @@ def test_all_flat_parquet_types_survive(tmp_path: Path) -> None:
         pa.array([{"a": 1}, {"a": 2}]),
         pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
         pa.array([b"\x80\x04pickle", b""]),
-        pa.array([1, 2], pa.duration("s")),
     ],
-    ids=["list", "struct", "map", "binary", "duration"],
+    ids=["list", "struct", "map", "binary"],
 )
 def test_nested_and_binary_columns(tmp_path: Path, column: pa.Array) -> None:
     table = pa.table({"id": [1, 2], "bad": column})
-    if column.type == pa.duration("s"):
-        # Parquet has no durations: they come back as plain numbers, which is fine.
-        assert (
-            types_of(run(tmp_path, parquet(table, tmp_path), format_="parquet"))["id"] == "BIGINT"
-        )
-        return
     with pytest.raises(ColumnTypeUnsupported) as caught:
         run(tmp_path, parquet(table, tmp_path), format_="parquet")
     assert caught.value.param == "columns.1"
