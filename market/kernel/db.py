@@ -107,7 +107,7 @@ class UnitOfWork:
 
     async def execute(
         self, statement: Executable, parameters: Mapping[str, object] | None = None
-    ) -> CursorResult[Any]:
+    ) -> CursorResult[*tuple[Any, ...]]:
         """Core statements (text, insert, update); models are read by ``session.exec``."""
         connection = await self.session.connection()
         return await connection.execute(statement, parameters)

@@ -66,4 +66,6 @@ async def advance_clock(kernel: Kernel, actor: Actor, body: AdvanceClock) -> Mar
         moved = MarketTime(now=row[0], ahead_s=int(row[1].total_seconds()))
         uow.emit("sandbox.clock_advanced", actor.party_id, {"seconds": body.seconds})
         await uow.answer(moved)
+    # Here at once; other processes see it at the start of their next unit of work.
+    kernel.clock.offset = timedelta(seconds=moved.ahead_s)
     return moved
