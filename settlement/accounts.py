@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from uuid import UUID, uuid5
@@ -42,11 +42,16 @@ def account_id(kind: str, owner: UUID | None, currency: str) -> UUID:
 
 @dataclass(frozen=True, slots=True)
 class AccountRef:
-    """Names one account. Raises ValueError for an owner where none belongs, or the reverse."""
+    """Names one account; ``id`` follows from the name, no look-up needed.
+
+    Raises ValueError for an owner where none belongs, or the reverse.
+    """
 
     kind: AccountKind | str
     owner: UUID | None
     currency: str
+    # Kept, not computed at each use: a transfer reads it a dozen times on its way.
+    id: UUID = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if type(self.kind) is not AccountKind:
@@ -55,11 +60,7 @@ class AccountRef:
             raise ValueError(f"account kind {self.kind}: owner {self.owner} does not fit")
         if len(self.currency) != 3:
             raise ValueError(f"not a currency code: {self.currency}")
-
-    @property
-    def id(self) -> UUID:
-        """The account's id; no look-up needed."""
-        return account_id(self.kind, self.owner, self.currency)
+        object.__setattr__(self, "id", account_id(self.kind, self.owner, self.currency))
 
     @property
     def allow_negative(self) -> bool:

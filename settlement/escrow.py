@@ -73,8 +73,7 @@ def _available(party_id: UUID, currency: str) -> AccountRef:
 
 async def balance(uow: UnitOfWork, ref: AccountRef) -> int:
     """Spendable minor units (posted − held) of an account; 0 if it does not exist. No lock."""
-    posted, held = await sql.read_balance(await uow.raw(), ref.id)
-    return posted - held
+    return (await ledger.read_balances(uow, [ref])).get(ref.id, 0)
 
 
 async def release(uow: UnitOfWork, releases: Sequence[Release]) -> list[Released]:

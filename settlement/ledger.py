@@ -115,9 +115,9 @@ async def lock_balance(uow: UnitOfWork, ref: AccountRef) -> int:
     For amounts that must be decided from the balance. The account must be one that only its own
     business object touches (escrow, frozen): see the module note on lock order.
     """
-    states = await sql.lock_accounts(await uow.raw(), [ref])
-    state = states.get(ref.id)
-    return 0 if state is None else state.posted - state.held
+    states = await sql.lock_accounts(await uow.raw(), [ref], at=uow.now)
+    state = states[ref.id]
+    return state.posted - state.held
 
 
 async def read_balances(uow: UnitOfWork, refs: Sequence[AccountRef]) -> dict[UUID, int]:
@@ -143,8 +143,7 @@ async def _lock_and_read(
     named = list(refs.values())
     accounts: dict[UUID, AccountState] = {}
     if named:
-        await sql.create_accounts(connection, named, uow.now)
-        accounts = await sql.lock_accounts(connection, named)
+        accounts = await sql.lock_accounts(connection, named, at=uow.now)
     memory, elapsed = await sql.read_memory(connection, [command.key for command in commands])
     reversed_ids = [
         command.reverses

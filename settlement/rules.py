@@ -243,8 +243,9 @@ class _Desk:
         freed: tuple[UUID, int] | None = None,
     ) -> TransferRow:
         """Check all legs, then apply all of them: no half-done transfer on refusal."""
+        changed, books = self.accounts, self._books.accounts
         for ref, amount in legs:
-            account = self._state(ref.id)
+            account = changed.get(ref.id) or books[ref.id]
             posted = account.posted + amount
             if not -BALANCE_MAX <= posted <= BALANCE_MAX:
                 raise _Refusal("balance_limit", "The account holds more than the ledger can count.")
@@ -257,11 +258,10 @@ class _Desk:
             self._change(freed[0]).held -= freed[1]
         postings = []
         for ref, amount in legs:
-            identity = ref.id
-            account = self._change(identity)
+            account = self._change(ref.id)
             account.posted += amount
             account.seq += 1
-            postings.append(PostingRow(identity, account.seq, amount, ref.currency, account.posted))
+            postings.append(PostingRow(ref.id, account.seq, amount, ref.currency, account.posted))
         return TransferRow(
             self._new_id(),
             command.kind,

@@ -28,10 +28,14 @@ WHERE NOT EXISTS (SELECT 1 FROM settlement.account a WHERE a.id = u.id)
 ORDER BY u.id
 ON CONFLICT (id) DO NOTHING
 """
-# NO KEY: foreign keys from holds may still be checked by others meanwhile.
+# All or none: the count is a one-time filter, evaluated before the first row is locked, so that
+# missing accounts can be made without breaking the order of locks. NO KEY: foreign keys from
+# holds may still be checked by others meanwhile.
 _LOCK_ACCOUNTS = """
 SELECT id, posted, held, seq FROM settlement.account
-WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+WHERE id = ANY($1::uuid[])
+  AND (SELECT count(*) FROM settlement.account WHERE id = ANY($1::uuid[])) = cardinality($1::uuid[])
+ORDER BY id FOR NO KEY UPDATE
 """
 # Always after the locks, in a statement of its own, so that it sees what their last owner
 # committed. The elapsed time makes booking times grow along every account's seq.
@@ -95,46 +99,33 @@ SELECT u.*, $4 FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS u
 """
 
 
-async def create_accounts(
-    connection: asyncpg.Connection[Any], refs: Sequence[AccountRef], at: datetime
-) -> None:
-    """Make the missing ones among ``refs``, in id order: a missing row could not be locked.
-
-    Before any lock of existing rows, so that waiting for another creator cannot deadlock.
-    """
-    await connection.execute(
-        _CREATE_ACCOUNTS,
-        [ref.id for ref in refs],
-        [str(ref.kind) for ref in refs],
-        [ref.owner for ref in refs],
-        [ref.currency for ref in refs],
-        at,
-    )
-
-
 async def lock_accounts(
-    connection: asyncpg.Connection[Any], refs: Sequence[AccountRef]
+    connection: asyncpg.Connection[Any], refs: Sequence[AccountRef], *, at: datetime
 ) -> dict[UUID, AccountState]:
     """Lock the rows of ``refs`` in id order until the transaction ends and read them.
 
-    The only place that locks accounts. Unknown accounts are absent from the answer.
+    The only place that locks accounts. Missing ones are made first (created ``at``): a row that
+    does not exist takes no lock, and waiting for another creator must not happen under locks.
     """
     by_id = {ref.id: ref for ref in refs}
-    rows = await connection.fetch(_LOCK_ACCOUNTS, list(by_id))
+    ids = list(by_id)
+    rows = await connection.fetch(_LOCK_ACCOUNTS, ids)
+    if len(rows) != len(ids):
+        named = list(by_id.values())
+        await connection.execute(
+            _CREATE_ACCOUNTS,
+            ids,
+            [str(ref.kind) for ref in named],
+            [ref.owner for ref in named],
+            [ref.currency for ref in named],
+            at,
+        )
+        rows = await connection.fetch(_LOCK_ACCOUNTS, ids)
+    assert len(rows) == len(ids), "an account was neither there nor made"
     return {
         identity: AccountState(by_id[identity], posted, held, seq)
         for identity, posted, held, seq in rows
     }
-
-
-async def read_balances(
-    connection: asyncpg.Connection[Any], ids: Sequence[UUID]
-) -> dict[UUID, int]:
-    """Posted minus held of the known ones among ``ids``, without a lock."""
-    rows = await connection.fetch(
-        "SELECT id, posted - held FROM settlement.account WHERE id = ANY($1::uuid[])", ids
-    )
-    return {row[0]: row[1] for row in rows}
 
 
 async def read_memory(
@@ -252,12 +243,14 @@ async def _write_holds(
         await connection.execute(_WRITE_RESOLUTIONS, *columns, booked_at)
 
 
-async def read_balance(connection: asyncpg.Connection[Any], account_id: UUID) -> tuple[int, int]:
-    """``(posted, held)`` of an account without locking it; zeros if it does not exist."""
-    row = await connection.fetchrow(
-        "SELECT posted, held FROM settlement.account WHERE id = $1", account_id
+async def read_balances(
+    connection: asyncpg.Connection[Any], ids: Sequence[UUID]
+) -> dict[UUID, int]:
+    """Posted minus held of the known ones among ``ids``, without a lock."""
+    rows = await connection.fetch(
+        "SELECT id, posted - held FROM settlement.account WHERE id = ANY($1::uuid[])", ids
     )
-    return (0, 0) if row is None else (row["posted"], row["held"])
+    return {row[0]: row[1] for row in rows}
 
 
 async def read_leg(connection: asyncpg.Connection[Any], transfer_id: UUID, account_id: UUID) -> int:
