@@ -28,7 +28,7 @@ from tests.listings.factories import (
 )
 from tests.market.parties.factories import Member, make_party
 
-TITLES = [
+TITLES: list[tuple[dict[str, Any], str]] = [
     ({"en": "Flight delays", "zh": "城市交通运行数据"}, "transport"),
     ({"en": "Airport traffic counts", "zh": "机场客流统计"}, "transport"),
     ({"en": "Hourly weather observations", "zh": "逐小时气象观测"}, "weather"),
