@@ -87,7 +87,7 @@ async def test_the_seller_may_dispute_too(kernel: Kernel, client: httpx.AsyncCli
 
 async def test_strangers_learn_nothing(kernel: Kernel, client: httpx.AsyncClient) -> None:
     court = await opened(kernel, client)
-    other = await make_court(kernel, client)
+    other = await make_court(kernel, client, price_minor=1)
     unknown = show("dsp", new_id())
     before = await court.facts()
     for who in (other.buyer, other.seller):
@@ -302,11 +302,11 @@ async def test_an_agreement_is_not_disputed_for_ever(
     refused = await court.post(court.buyer, "/v1/disputes", request(court))
     assert (refused.status_code, refused.json()["code"]) == (409, "dispute_limit")
     assert (await court.money())["escrow"] == 10_001
-    page = (await court.get(court.seller, "/v1/disputes?limit=2")).json()
+    page = (await court.get(court.buyer, "/v1/disputes?limit=2")).json()
     assert (len(page["items"]), page["has_more"]) == (2, True)
-    rest = await court.get(court.seller, f"/v1/disputes?limit=2&after={page['next_after']}")
+    rest = await court.get(court.buyer, f"/v1/disputes?limit=2&after={page['next_after']}")
     assert (len(rest.json()["items"]), rest.json()["has_more"]) == (1, False)
-    none = await court.get(court.seller, "/v1/disputes?status=open")
+    none = await court.get(court.buyer, "/v1/disputes?status=open")
     assert none.json()["items"] == []
 
 
