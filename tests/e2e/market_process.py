@@ -32,7 +32,9 @@ class MarketProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if "MARKET_" not in name}
+        # Without bytecode files each start compiles every module: 4.5 s instead of 2.
+        unwanted = ("MARKET_", "PYTHONDONTWRITEBYTECODE")
+        kept = {n: value for n, value in os.environ.items() if not n.startswith(unwanted)}
         return {**kept, "MARKET_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
 
     def start(self) -> None:
