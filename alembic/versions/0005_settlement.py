@@ -1,5 +1,7 @@
 """Settlement: ledger tables, the triggers that keep their invariants, hash chain, rails."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from alembic import op
@@ -388,11 +390,8 @@ def _chain() -> None:
     )
 
 
-def _money() -> "list[sa.Column[int] | sa.Column[str]]":
-    return [
-        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
-        sa.Column("currency", sa.String(3), nullable=False),
-    ]
+def _money() -> "list[sa.Column[Any]]":
+    return [_bigint("amount_minor"), sa.Column("currency", sa.String(3), nullable=False)]
 
 
 def _top_ups() -> None:
