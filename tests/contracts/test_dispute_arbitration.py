@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from market.kernel.context import Kernel
+from market.kernel.ids import new_id
+from market.kernel.schemas import encode_cursor
 from market.kernel.security import Role
 from pricing.schemas import ShareInput, SharesInput
 from pricing.shares import set_shares
@@ -80,7 +82,8 @@ async def test_the_queue_is_for_staff(kernel: Kernel, client: httpx.AsyncClient)
     for query in ("status=lost", "currency=XXX", "assigned=me", "escalated=perhaps", "limit=0"):
         refused = await court.get(court.operator, f"{QUEUE}?{query}", expect=422)
         assert refused.json()["code"] == "validation_failed"
-    for after in ("x", "WyJhIiwiYiJd", "WyIyMDI2LTExLTAxIiwiYiJd"):
+    no_zone = encode_cursor("2026-11-01T00:00:00", new_id())
+    for after in ("x", "WyJhIiwiYiJd", "WyIyMDI2LTExLTAxIiwiYiJd", no_zone):
         refused = await court.get(court.operator, f"{QUEUE}?after={after}", expect=422)
         assert refused.json()["code"] == "cursor_invalid"
 

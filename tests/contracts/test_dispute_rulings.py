@@ -294,6 +294,13 @@ async def test_an_appeal_reverses_and_is_final(kernel: Kernel, client: httpx.Asy
     assert (await court.agreement_status(), await court.grant_status()) == ("settled", "active")
     listed = (await court.get(court.seller, "rulings")).json()["items"]
     assert [(r["round"], r["effective"]) for r in listed] == [(1, False), (2, True)]
+    page = (await court.get(court.seller, "rulings?limit=1")).json()
+    rest = (await court.get(court.seller, f"rulings?after={page['next_after']}")).json()
+    assert [*page["items"], *rest["items"]] == listed
+    steps = (await court.get(court.seller, "timeline")).json()["items"]
+    page = (await court.get(court.seller, "timeline?limit=5")).json()
+    rest = (await court.get(court.seller, f"timeline?after={page['next_after']}")).json()
+    assert [*page["items"], *rest["items"]] == steps
     evidence = (await court.get(court.seller, "evidence")).json()["items"]
     assert [e["round"] for e in evidence] == [1, 1, 1, 1, 1, 2, 2]
     await verified(kernel)
