@@ -193,17 +193,24 @@ async def test_one_broken_case_does_not_stop_the_others(
 
 
 async def test_acts_race_with_the_job(kernel: Kernel, client: httpx.AsyncClient) -> None:
-    """Whoever comes first, the ruling is carried out once."""
-    court = await ruled(kernel, client)
+    """At the deadline the default wins whether the job or the act takes the lock first."""
+    court = await ruled(kernel, client, alone=True)
     await court.post(court.buyer, "ruling/accept", expect=200)
-    answers = await together(
+    court = await court.later(days=10)
+    results = await together(
         court.post(court.seller, "ruling/accept"),
-        court.post(court.seller, "ruling/accept"),
+        court.deadlines(),
+        court.post(court.seller, "appeals", {"reasons": "No.", "evidence": text("new log")}),
+        court.deadlines(),
     )
-    await court.deadlines()
-    statuses = [a.status_code for a in answers if isinstance(a, httpx.Response)]
-    assert sorted(statuses) == [200, 409]
-    assert (await court.money())["frozen"] == 0
+    answers = [r for r in results if isinstance(r, httpx.Response)]
+    assert [a.status_code for a in answers] == [409, 409]
+    codes = {a.json()["code"] for a in answers}
+    assert codes <= {"dispute_deadline_passed", "dispute_state"}
+    assert await court.status() == "final"
+    assert await court.money() == {"escrow": 0, "buyer": 3_000, "seller": 6_651, "frozen": 0}
+    steps = (await court.get(court.buyer, "timeline")).json()["items"]
+    assert [s["kind"] for s in steps].count("final") == 1
 
 
 PAIRS = [
