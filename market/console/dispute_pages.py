@@ -89,7 +89,9 @@ async def show_dispute_page(
     )
     made = await rulings.list_rulings(kernel, actor, dispute_id, page=PageQuery(RULINGS_MAX, None))
     filed = await _evidence(visit, dispute_id, after)
-    preview = await rulings.preview(kernel, actor, dispute_id, buyer_ppm=case.claim.buyer_ppm)
+    current = next((ruling for ruling in made.items if ruling.effective), None)
+    buyer_ppm = case.claim.buyer_ppm if current is None else current.buyer_ppm
+    preview = await rulings.preview(kernel, actor, dispute_id, buyer_ppm=buyer_ppm)
     people = [
         *(case.buyer_id, case.seller_id, case.arbiter_id),
         *(step.actor_id for step in steps.items),
@@ -112,7 +114,7 @@ async def show_dispute_page(
         preview=preview,
         ppm=PPM,
         names=await party_names(kernel, people),
-        may=_possible(visit, case, conflict=filed is None),
+        may=_possible(visit, case, current, conflict=filed is None),
     )
 
 
@@ -147,7 +149,9 @@ def _proposal(case: DisputeView, made: Page[RulingView]) -> RulingView | None:
     return pending[-1] if case.ruling_pending and pending else None
 
 
-def _possible(visit: Visit, case: DisputeView, *, conflict: bool) -> frozenset[str]:
+def _possible(
+    visit: Visit, case: DisputeView, current: RulingView | None, *, conflict: bool
+) -> frozenset[str]:
     """Which forms to show; the services decide whether they work."""
     actor, acts = visit.actor, set()
     arbiter = actor.has(Role.ARBITER) and not conflict and case.status in IN_REVIEW
@@ -157,8 +161,8 @@ def _possible(visit: Visit, case: DisputeView, *, conflict: bool) -> frozenset[s
         acts.add("rule")
     if arbiter and case.arbiter_id != actor.party_id and case.ruling_pending:
         acts.add("review")
-    party = actor.party_id in (case.claimant_id, case.respondent_id)
-    if party and case.status is DisputeStatus.RULED:
+    undecided = {case.claimant_id, case.respondent_id} - set(current.accepted_by if current else ())
+    if case.status is DisputeStatus.RULED and actor.party_id in undecided:
         acts.add("accept")
     return frozenset(acts)
 

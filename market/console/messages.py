@@ -286,7 +286,7 @@ _PAGES: Final[dict[str, tuple[str, str]]] = {
     "ruling.reasons": ("Reasons", "理由"),
     "ruling.clauses": ("Clauses, one a line", "依据条款，每行一条"),
     "ruling.submit": ("Issue the ruling", "签发裁决"),
-    "ruling.effective": ("in force", "生效中"),
+    "ruling.effective": ("current ruling", "当前裁决"),
     "ruling.proposed": ("awaits a second arbiter", "待第二名仲裁员复核"),
     "ruling.buyer_part": ("{percent} to the buyer", "{percent} 归买方"),
     "ruling.accepted_by": ("Accepted by", "已接受方"),

@@ -159,6 +159,8 @@ async def test_both_sides_accept_and_money_moves(
     for side in (case.buyer, case.seller):
         browser = await _signed_in(app, side)
         await browser.submit(_page(case), "accept-ruling")
+        # Nobody accepts twice.
+        assert f"{_page(case)}/accept-ruling" not in await browser.get(_page(case))
     assert await case.status() == "final"
     assert await case.money() == {"escrow": 0, "frozen": 0, "buyer": 10_001, "seller": 0}
     assert "ruling carried out" in await browser.get(_page(case))
