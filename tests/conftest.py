@@ -56,9 +56,10 @@ def _make_template(owner_url: str, app_url: str) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     global _servers, _folder
+    # In every worker: structlog's own default draws each traceback with all locals (40 s apiece).
+    market_logging.configure(json=True, level="WARNING")
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
-    market_logging.configure(json=True, level="WARNING")
     outside = os.environ.get("MARKET_DATABASE_URL")
     if outside:
         os.environ[_APP] = outside
