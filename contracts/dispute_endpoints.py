@@ -54,11 +54,12 @@ _READ: Final = problems(401, 403, 404, 422)
 _ACT: Final = problems(400, 401, 403, 404, 409, 422)
 # A browser that opens evidence runs nothing of it, whatever it contains (operations.md §2, row 50).
 _CONTENT_POLICY: Final = "sandbox; default-src 'none'"
+_BYTES: Final = {"type": "string", "format": "binary"}
 _FILE_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            media_type: {"schema": {"type": "string", "format": "binary"}}
+            media_type: {"schema": {} if media_type == "application/json" else _BYTES}
             for media_type in evidence.FILE_TYPES
         },
     }
@@ -67,8 +68,7 @@ _CONTENT: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The bytes, verbatim, as an attachment",
         "content": {
-            media_type: {"schema": {"type": "string", "format": "binary"}}
-            for media_type in ("text/plain", *evidence.BINARY_TYPES)
+            media_type: {"schema": _BYTES} for media_type in ("text/plain", *evidence.BINARY_TYPES)
         },
         "headers": {
             "Repr-Digest": {"schema": {"type": "string"}, "description": "RFC 9530, sha-256"},

@@ -4,12 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic.json_schema import SkipJsonSchema
 
 from contracts import acceptance, grants, receipts, tokens, trace
 from contracts.agreement_states import AgreementStatus
 from contracts.delivery.filter import FILTER_MAX_CHARS
 from contracts.delivery.formats import MEDIA_TYPES, Format
-from contracts.delivery.rows import RowsRequest, rows_service
+from contracts.delivery.rows import DELIVERY_ID_PATTERN, RowsRequest, rows_service
 from contracts.schemas import (
     AgreementView,
     GrantView,
@@ -209,8 +210,12 @@ async def deliver_rows(
     ] = None,
     after: Annotated[str | None, Query(max_length=500)] = None,
     limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
-    accept: Annotated[str | None, Header()] = None,
-    delivery_id: Annotated[str | None, Header(alias="Delivery-Id")] = None,
+    accept: Annotated[str | SkipJsonSchema[None], Header()] = None,
+    delivery_id: Annotated[
+        str | SkipJsonSchema[None],
+        # Enforced with a code of its own, after the token.
+        Header(alias="Delivery-Id", json_schema_extra={"pattern": DELIVERY_ID_PATTERN}),
+    ] = None,
 ) -> Response:
     """A page of rows, metered: exactly the rows sent are charged, refusals are free.
 

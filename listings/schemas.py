@@ -4,7 +4,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    model_validator,
+)
 
 from listings.classification import Element, Grade, ImpactDegree, ImpactObject, Requirement
 from listings.detectors import Sensitive
@@ -55,7 +62,7 @@ class Right(Schema):
         }
     )
 
-    held: bool
+    held: StrictBool
     basis: LongText | None = None
 
     @model_validator(mode="after")
@@ -99,12 +106,19 @@ class Deidentification(Schema):
 class ProductInput(Schema):
     """A registration: what the data is, where it comes from, which rights the seller has."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"contains_personal_data": {"const": False}}},
+            "then": {"properties": {"people_count": {"maximum": 0}}},
+        }
+    )
+
     name: LocalizedText
     description: LongText
     category: Category
     source_statement: LongText = Field(description="Where the data comes from, and by what right.")
     rights: Rights
-    contains_personal_data: bool
+    contains_personal_data: StrictBool
     people_count: Annotated[int, Field(strict=True, ge=0, le=PEOPLE_MAX)] = Field(
         default=0, description="Number of people the data is about."
     )
@@ -123,15 +137,29 @@ class ProductInput(Schema):
         return self
 
 
+# What a product always has: left out of a patch it stays, but null is refused.
+_ALWAYS = frozenset(ProductInput.model_fields) - {"deidentification", "filing_reference"}
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    for name in _ALWAYS:
+        field = schema["properties"][name]
+        (form,) = (option for option in field.pop("anyOf") if option != {"type": "null"})
+        del field["default"]
+        field.update(form)
+
+
 class ProductPatch(Schema):
     """Changes to a draft; fields that are left out stay as they are."""
+
+    model_config = ConfigDict(json_schema_extra=_without_null)
 
     name: LocalizedText | None = None
     description: LongText | None = None
     category: Category | None = None
     source_statement: LongText | None = None
     rights: Rights | None = None
-    contains_personal_data: bool | None = None
+    contains_personal_data: StrictBool | None = None
     people_count: Annotated[int, Field(strict=True, ge=0, le=PEOPLE_MAX)] | None = None
     deidentification: Deidentification | None = None
     impacts: Annotated[list[ImpactInput], Field(max_length=64)] | None = None
@@ -303,8 +331,8 @@ class Policy(Schema):
         Field(max_length=64, json_schema_extra=_UNIQUE),
         AfterValidator(_distinct),
     ] = Field(description="Where the data may be used; empty: anywhere.")
-    redistribution: bool
-    derivative_use: bool
+    redistribution: StrictBool
+    derivative_use: StrictBool
     deletion_days: Days | None = Field(
         default=None, description="Days after the end of access to delete it; null: no duty."
     )

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StrictInt, model_validator
 
 from listings.schemas import Quality
 from market.kernel.ids import CertificateId, ListingId, PartyId, ProductId, ValuationId, VersionId
@@ -212,8 +212,22 @@ class Basis(Schema):
     lots_expected: Annotated[StrictInt, Field(ge=1, le=LOTS_EXPECTED_MAX)]
 
 
+_EXAMPLE: dict[str, JsonValue] = {
+    "listing_id": "lst_0190f3a1b2c37d4e8f90a1b2c3d4e5f6",
+    "currency": "CNY",
+    "basis": {"unit": "row", "lot_units": 1_000, "lots_expected": 100},
+    "income": {
+        "method": "direct",
+        "discount_rate": {"ppm": 100_000, "low_ppm": 80_000, "high_ppm": 120_000},
+        "terms": [{"revenue": {"amount_minor": 12_000}}, {"revenue": {"amount_minor": 13_000}}],
+    },
+}
+
+
 class ValuationInput(Schema):
     """A valuation by one, two or three approaches; their weights are equal unless stated."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     listing_id: ListingId
     currency: Currency

@@ -4,12 +4,11 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime
 
 from market.kernel.http import IdempotentRoute, KernelDep, problems
 from market.kernel.ids import AccountId, PayoutId, TopUpId
 from market.kernel.money import Currency
-from market.kernel.schemas import Page, PageQuery
+from market.kernel.schemas import Moment, Page, PageQuery
 from market.parties.access import ActorDep, OversightDep, SellerDep, TraderDep
 from settlement import payouts, statements, top_ups
 from settlement.accounts import AccountKind
@@ -61,7 +60,7 @@ async def show_balance(
     kernel: KernelDep,
     actor: ActorDep,
     account_id: AccountId,
-    as_of: Annotated[AwareDatetime | None, Query(description="RFC 3339; default: now.")] = None,
+    as_of: Annotated[Moment | None, Query(description="RFC 3339; default: now.")] = None,
 ) -> BalanceView:
     """The posted balance at a moment, by booking time."""
     moment: datetime | None = as_of

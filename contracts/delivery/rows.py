@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ SEND_MARGIN_S = 2
 # How long facts about a grant's policy and buyer may be reused; its status is never cached here.
 CONTEXT_TTL_S = 2.0
 CONTEXTS_MAX = 10_000
-_KEY_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+DELIVERY_ID_PATTERN = "^[A-Za-z0-9._:-]{8,64}$"
 _PLACE_MAX = 2**62
 
 
@@ -349,7 +350,7 @@ class RowsService:
 def _checked_key(delivery_id: str | None) -> str:
     if delivery_id is None:
         return new_id().hex
-    if not 8 <= len(delivery_id) <= 64 or not _KEY_CHARS.issuperset(delivery_id):
+    if not re.fullmatch(DELIVERY_ID_PATTERN, delivery_id):
         raise DeliveryIdInvalid(param="Delivery-Id")
     return delivery_id
 

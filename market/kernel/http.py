@@ -32,7 +32,7 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 _REMEMBERED_REFUSALS = frozenset({400, 402, 403, 404, 409, 410, 412, 422})
 _KEY_FORM = re.compile(r"^[\x21-\x7e]{8,255}$")
 _ETAG_FORM = re.compile(r'^"([0-9]{1,18})"$')
-# Never a row's version: they start at 1.
+# Never the version of a row.
 _NO_VERSION = -1
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -301,15 +301,14 @@ def _allowed_methods(request: Request) -> str:
 
 
 def _http_error(error: HTTPException, request: Request) -> MarketError:
-    titles = {404: "No such route", 405: "Method not allowed"}
+    titles = {400: "Unreadable body", 404: "No such route", 405: "Method not allowed"}
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = _allowed_methods(request)
     made = MarketError(titles.get(error.status_code, str(error.detail)), headers=headers)
     made.status = error.status_code  # type: ignore[misc]
-    made.code = {404: "route_not_found", 405: "method_not_allowed"}.get(  # type: ignore[misc]
-        error.status_code, f"http_{error.status_code}"
-    )
+    codes = {400: "body_unreadable", 404: "route_not_found", 405: "method_not_allowed"}
+    made.code = codes.get(error.status_code, f"http_{error.status_code}")  # type: ignore[misc]
     made.title = made.detail  # type: ignore[misc]
     return made
 

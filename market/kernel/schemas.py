@@ -2,12 +2,21 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from typing import Annotated, Generic, Self, TypeVar
 
 import orjson
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from market.kernel.errors import Invalid
 
@@ -28,6 +37,7 @@ _LINE = r"[^\x00-\x1f\x7f-\x9f]"
 _LINES = r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 # Named one by one: dialects of regular expressions differ in what \s is.
 _VISIBLE = r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
+_DATE_TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 # Checked before the outer space is cut off, so that the published schema is the one in force.
 ShortText = Annotated[
     str,
@@ -39,6 +49,18 @@ LongText = Annotated[
     StringConstraints(min_length=1, max_length=10_000, pattern=f"^{_LINES}*{_VISIBLE}{_LINES}*$"),
     AfterValidator(str.strip),
 ]
+
+
+def _written_out(value: object) -> object:
+    if isinstance(value, str) and not _DATE_TIME.match(value):
+        raise ValueError("expected an RFC 3339 date and time with an offset")
+    if isinstance(value, int | float):
+        raise ValueError("expected an RFC 3339 date and time, not a number")
+    return value
+
+
+# Pydantic alone would also read numbers, as seconds or milliseconds by their size.
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 class LocalizedText(Schema):

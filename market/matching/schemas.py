@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import (
-    AwareDatetime,
+    ConfigDict,
     Field,
     StrictBool,
     StrictInt,
@@ -14,7 +14,7 @@ from pydantic import (
 
 from market.kernel.ids import AgreementId, ListingId, OrderId, PartyId, PlanId, TradeId
 from market.kernel.money import MAX_MINOR, AmountMinor
-from market.kernel.schemas import Schema
+from market.kernel.schemas import Moment, Schema
 from market.matching.models import (
     CloseReason,
     OrderSide,
@@ -46,6 +46,20 @@ class OrderRequest(Schema):
     the owner of the listing only.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "plan_id": "pln_0190f3a1b2c37d4e8f90a1b2c3d4e5f6",
+                    "side": "buy",
+                    "type": "limit",
+                    "lots": 3,
+                    "price_minor": 1_000,
+                }
+            ]
+        }
+    )
+
     plan_id: PlanId
     side: OrderSide
     type: OrderType = OrderType.LIMIT
@@ -56,7 +70,7 @@ class OrderRequest(Schema):
         default=None, description="Default: gtc for limit orders, ioc for market orders."
     )
     post_only: StrictBool = False
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
     client_order_id: ClientOrderId | None = None
 
     @property

@@ -25,6 +25,7 @@ LOT_ROWS = 1_000
 LOTS = 1_000
 PRICE_MINOR = 1_000
 LICENSE_MINOR = 10_001
+IDS_MAX = 40
 MONEY_MINOR = 100_000_000
 PEERS = ("alice", "bob")
 
@@ -33,13 +34,12 @@ _TABLES = {
     "account_id": ("acc", "settlement.account"),
     "agreement_id": ("agr", "contracts.agreement"),
     "certificate_id": ("crt", "listings.certificate"),
-    "credential_id": ("crd", "parties.credential"),
+    "credential_id": ("crd", "parties.credential WHERE label = 'spare'"),
     "dispute_id": ("dsp", "contracts.dispute"),
     "evidence_id": ("evd", "contracts.evidence"),
     "grant_id": ("grt", "contracts.access_grant"),
     "listing_id": ("lst", "listings.listing"),
     "order_id": ("ord", 'matching."order"'),
-    "party_id": ("pty", "parties.party"),
     "payout_id": ("pay", "settlement.payout"),
     "plan_id": ("pln", "pricing.plan"),
     "product_id": ("prd", "listings.product"),
@@ -53,13 +53,16 @@ _TABLES = {
 
 @dataclass(frozen=True)
 class ApiWorld:
-    """``users`` by name, in the order in which they are tried; ``ids`` by path parameter.
+    """``users`` by name, in the order in which they are tried; they trade with ``partner_id``.
 
-    ``kept`` are the ids without which a user could not go on: its party and its credential.
+    ``ids`` by path parameter: what there is around Alice, who speaks first. ``kept`` are the ids
+    without which a user could not go on: its party and its credential.
     """
 
     users: Mapping[str, Member]
     delivery_token: str
+    delivery_grant: str
+    partner_id: str
     ids: Mapping[str, Sequence[str]]
     kept: Sequence[str]
 
@@ -73,24 +76,28 @@ async def make_world(kernel: Kernel, client: httpx.AsyncClient) -> ApiWorld:
     }
     users["operator"] = await make_party(kernel, Role.OPERATOR, name="Operator")
     users["arbiter"] = arbiter
-    token = ""
+    ids: dict[str, list[str]] = {}
     for name in PEERS:
         peer = _Peer(kernel, client, users[name], carol, arbiter)
         await peer.offers()
         await peer.money()
-        token = await peer.reads_data()
+        await peer.reads_data()
         await peer.disputes()
+        ids = ids or await _ids(kernel, users["alice"])
+    # A reader whose grant nobody disputes or ends.
+    reader = await make_party(kernel, Role.BUYER, name="Dora")
+    token, grant = await _Peer(kernel, client, reader, carol, arbiter).reads_data()
     kept = [member.id for member in users.values()]
     kept += [show("crd", member.actor.credential_id) for member in users.values()]
-    return ApiWorld(users, token, await _ids(kernel), kept)
+    return ApiWorld(users, token, grant, carol.id, ids, kept)
 
 
-async def _ids(kernel: Kernel) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+async def _ids(kernel: Kernel, alice: Member) -> dict[str, list[str]]:
+    found = {"party_id": [alice.id]}
     async with kernel.unit_of_work() as uow:
         raw = await uow.raw()
         for parameter, (prefix, table) in _TABLES.items():
-            rows = await raw.fetch(f"SELECT id FROM {table} ORDER BY id LIMIT 40")
+            rows = await raw.fetch(f"SELECT id FROM {table} ORDER BY id LIMIT {IDS_MAX}")
             found[parameter] = [show(prefix, row["id"]) for row in rows]
             assert found[parameter], f"the world has no {parameter}"
     return found
@@ -113,11 +120,16 @@ class _Peer:
         return found
 
     async def offers(self) -> None:
-        """A live listing with plan, shares, valuation and price; a draft of each; a credential."""
+        """A live listing with plan, valuation and price; drafts, submitted ones; a credential."""
         made = await make_listing(self.kernel, self.me, rows=ROWS)
         plan = await make_plan(self.kernel, self.me, made.listing_id, price_minor=PRICE_MINOR)
-        await make_product(self.kernel, self.me, rows=ROWS, certified=False)
-        await self.post(self.me, "/v1/listings", listing_body(show("prd", made.product_id)))
+        offer = listing_body(show("prd", made.product_id))
+        for submitted in (False, True, True):
+            product_id, _ = await make_product(self.kernel, self.me, rows=ROWS, certified=False)
+            draft = await self.post(self.me, "/v1/listings", offer)
+            if submitted:
+                await self.post(self.me, f"/v1/products/{show('prd', product_id)}/submit", None)
+                await self.post(self.me, f"/v1/listings/{draft['id']}/submit", None)
         listing = show("lst", made.listing_id)
         await self.post(self.me, "/v1/valuations", _valuation(listing))
         order = {"side": "sell", "price_minor": PRICE_MINOR, "lots": None}
@@ -132,8 +144,8 @@ class _Peer:
         body = {"money": taken, "destination": "dst_success"}
         await self.post(self.me, "/v1/payouts", body)
 
-    async def reads_data(self) -> str:
-        """A metered agreement with Carol, and a delivery on it; its token."""
+    async def reads_data(self) -> tuple[str, str]:
+        """A metered agreement with Carol, and a delivery on it; its token and grant."""
         made = await make_listing(self.kernel, self.carol, rows=ROWS)
         plan = await make_plan(
             self.kernel, self.carol, made.listing_id, price_minor=PRICE_MINOR, lot_units=LOT_ROWS
@@ -147,28 +159,37 @@ class _Peer:
             "/v1/delivery/rows", params={"limit": 2}, headers=bearer(token)
         )
         assert rows.status_code == 200, rows.text
-        return str(token)
+        return str(token), grant
 
     async def disputes(self) -> None:
-        """A dispute being negotiated, and one that has been ruled on."""
+        """One dispute in each stage: negotiated, answered, before the arbiters, ruled on."""
         made = await make_listing(self.kernel, self.carol, rows=ROWS)
         plan = await make_plan(
             self.kernel, self.carol, made.listing_id, kind="license", price_minor=LICENSE_MINOR
         )
-        first = await self._dispute(plan)
+        negotiated = await self._dispute(plan)
         offer = {"buyer_ppm": 500_000, "access": "keep"}
-        await self.post(self.me, f"{first}/offers", offer)
-        await self.post(self.me, f"{first}/evidence", text())
-        second = await self._dispute(plan)
-        await self.post(self.me, f"{second}/escalate", None)
-        await self.post(self.me, f"{second}/evidence", text("rows missing"))
-        for side in (self.carol, self.me):
-            await self.post(side, f"{second}/evidence/complete", None)
-        await self.post(self.arbiter, f"{second}/assign", {})
-        await self.post(self.arbiter, f"{second}/rulings", ruling())
-        await self._dispute(plan)
+        await self.post(self.carol, f"{negotiated}/offers", offer)
+        await self.post(self.me, f"{negotiated}/evidence", text())
+        await self._answered(plan)
+        await self._argued(plan)
+        for _ in range(2):
+            ruled = await self._argued(plan)
+            await self.post(self.arbiter, f"{ruled}/assign", {})
+        await self.post(self.arbiter, f"{ruled}/rulings", ruling())
         # Left undisputed, to be accepted.
         await make_agreement(self.kernel, self.me, self.carol, plan)
+
+    async def _argued(self, plan: Any) -> str:
+        dispute = await self._answered(plan)
+        await self.post(self.me, f"{dispute}/evidence/complete", None)
+        return dispute
+
+    async def _answered(self, plan: Any) -> str:
+        dispute = await self._dispute(plan)
+        await self.post(self.me, f"{dispute}/escalate", None)
+        await self.post(self.carol, f"{dispute}/evidence/complete", None)
+        return dispute
 
     async def _dispute(self, plan: Any) -> str:
         agreement = await make_agreement(self.kernel, self.me, self.carol, plan)
