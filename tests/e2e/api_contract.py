@@ -112,7 +112,7 @@ def run_contract(
     report = folder / "report.json"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
     command += [f"{url}/openapi.json", "--no-color", "--phases", ",".join(PHASES)]
-    command += ["--max-examples", str(examples), "--continue-on-failure"]
+    command += ["--max-examples", str(examples), "--continue-on-failure", "--workers", "2"]
     command += ["--report", "json", "--report-json-path", str(report)]
     command += [*(["--max-time", str(max_time_s)] if max_time_s else []), *options]
     done = subprocess.run(
@@ -172,8 +172,6 @@ def _configuration(world: ApiWorld, login: Path, seed: int) -> list[str]:
         f"request-timeout = {REQUEST_TIMEOUT_S}",
         # The event stream never ends by itself.
         "max-stream-events = 1",
-        # One generates while the other waits; every case is seeded by its operation.
-        "workers = 2",
         "[cache]",
         "enabled = false",
         "[generation]",

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 
 from market import serving
 from market.kernel.context import open_kernel
 from market.kernel.settings import Settings
-from market.parties import throttle
+from market.parties import hashing, throttle
 from settlement import top_ups
 from tests.e2e.api_contract import PHASES, run_contract
 from tests.e2e.api_world import ApiWorld, make_world
 
 SEED = int(os.environ.get("MARKET_CONTRACT_SEED", "20131"))
-EXAMPLES = int(os.environ.get("MARKET_CONTRACT_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("MARKET_CONTRACT_EXAMPLES", "5"))
 TIME_S = int(os.environ.get("MARKET_CONTRACT_TIME_S", "0")) or None
 # The coverage phase alone makes 9,900; with fewer, something was skipped.
 CASES_MIN = 8_000
@@ -46,6 +47,8 @@ def url(settings: Settings) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, serving.bind("127.0.0.1", 0) as listener:
         patch.setattr(throttle, "LOGINS_PER_CLIENT_MINUTE", NO_LIMIT)
         patch.setattr(throttle, "LOGINS_PER_ADDRESS_MINUTE", NO_LIMIT)
+        # A thousand sign-ups at full strength would take a third of the whole run.
+        patch.setattr(hashing.hasher, "_argon2", PasswordHasher(1, 8, 1))
         with serving.in_thread(unlimited, listener) as address:
             yield address
 
@@ -53,9 +56,11 @@ def url(settings: Settings) -> Iterator[str]:
 @pytest.fixture(scope="module")
 async def world(settings: Settings, url: str) -> AsyncIterator[ApiWorld]:
     kernel = open_kernel(settings)
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        yield await make_world(kernel, client)
-    await kernel.close()
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            yield await make_world(kernel, client)
+    finally:
+        await kernel.close()
 
 
 def test_all_checks_on_all_operations(url: str, world: ApiWorld, tmp_path: Path) -> None:
