@@ -193,7 +193,7 @@ async def _process(kernel: Kernel, rail: StripeRail, event: _Event) -> bool:
             await (await uow.raw()).execute(_POSTPONE, event.id, str(error)[:500])
         return False
     except Exception as error:  # noqa: BLE001 - one event must not stop the others
-        _log.exception("webhook_failed", event=str(event.id), type=event.type)
+        _log.exception("webhook_failed", webhook_event=str(event.id), type=event.type)
         if event.attempts < ATTEMPTS_MAX:
             return False
         outcome = _Outcome(WebhookState.DEAD, f"{type(error).__name__}: {error}"[:500])

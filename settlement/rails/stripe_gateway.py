@@ -75,9 +75,12 @@ class StoredCommand:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Steps(Generic[T]):
-    """How to make an object with given options, fetch it by id, or find it by its command."""
+    """How to make an object with given options, fetch it by id, or find it by its command.
+
+    Without slots: typing marks a generic's instances, which frozen slots refuse.
+    """
 
     create: Callable[[Any], Awaitable[T]]
     retrieve: Callable[[str], Awaitable[T]]
@@ -96,8 +99,19 @@ def labels(key: UUID, subject_id: UUID) -> dict[str, str]:
 
 def key_of(made: Any) -> UUID | None:
     """Our key in an object's metadata, if it is one of ours."""
-    text = dict(getattr(made, "metadata", None) or {}).get("market_key", "")
+    text = str(getattr(getattr(made, "metadata", None), "market_key", ""))
     return UUID(hex=text) if len(text) == 32 and set(text) <= set("0123456789abcdef") else None
+
+
+class _HttpClient(stripe.HTTPXClient):
+    """The SDK hands its encoded text to httpx as ``data``, which httpx deprecates for text."""
+
+    def _get_request_args_kwargs(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any
+    ) -> Any:
+        args, kwargs = super()._get_request_args_kwargs(method, url, headers, post_data)
+        content = kwargs.pop("data") or None
+        return args, {**kwargs, "content": content}
 
 
 class StripeGateway:
@@ -109,7 +123,7 @@ class StripeGateway:
         self.kernel = kernel
         api_key = settings.stripe_api_key.get_secret_value()
         self.livemode = "_live_" in api_key
-        self._http = stripe.HTTPXClient(timeout=settings.stripe_timeout_s)
+        self._http = _HttpClient(timeout=settings.stripe_timeout_s)
         # No retries inside the SDK: it would hide from us that an outcome was unknown.
         self.api = stripe.StripeClient(
             api_key,
