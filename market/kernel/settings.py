@@ -23,7 +23,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MARKET_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="MARKET_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        # An error of the whole would print the secrets as they came from the environment.
+        hide_input_in_errors=True,
     )
 
     environment: Environment = Environment.SANDBOX

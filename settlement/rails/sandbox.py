@@ -95,8 +95,8 @@ _PAYOUT = (
 _LOCK_CHARGE = "SELECT key FROM settlement.sandbox_charge WHERE key = $1 FOR UPDATE"
 _INSERT_REFUND = """
 INSERT INTO settlement.sandbox_refund (key, charge_key, amount_minor, currency, created_at)
-SELECT $1, c.key, $3, c.currency, $5 FROM settlement.sandbox_charge c
-WHERE c.key = $2 AND c.currency = $4 AND c.amount_minor >= $3 + (
+SELECT $1, c.key, $3::bigint, c.currency, $5 FROM settlement.sandbox_charge c
+WHERE c.key = $2 AND c.currency = $4 AND c.amount_minor >= $3::bigint + (
     SELECT coalesce(sum(r.amount_minor), 0) FROM settlement.sandbox_refund r
     WHERE r.charge_key = c.key)
 ON CONFLICT (key) DO NOTHING

@@ -210,7 +210,7 @@ class StripeFake:
             for made in reversed(self.objects.values())
             if made["object"] == kind
             and made.get("_account", "") == account
-            and all(made.get(name) == value for name, value in {**wanted, **fixed}.items())
+            and all(made.get(name) == value for name, value in wanted.items())
             and made["created"] >= int(params.get("created", {}).get("gte", 0))
         ]
         limit = int(params.get("limit", 10))
@@ -377,7 +377,7 @@ class StripeFake:
 
     def complete(self, account_id: str) -> None:
         """The seller has answered all that Stripe asks."""
-        needs = {"currently_due": [], "past_due": [], "disabled_reason": None}
+        needs: Json = {"currently_due": [], "past_due": [], "disabled_reason": None}
         account = self._get(account_id)
         account.update(details_submitted=True, payouts_enabled=True, requirements=needs)
         self._event("account.updated", account, account=account_id)

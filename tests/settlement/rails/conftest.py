@@ -5,7 +5,8 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from tests.settlement.stripe_fake import Json, StripeFake
 SECRETS = {"platform": "whsec_" + "p" * 32, "connect": "whsec_" + "c" * 32}
 OLD_SECRET = "whsec_" + "o" * 32
 
-Deliver = Callable[..., Awaitable[httpx.Response]]
+Deliver = Callable[..., Coroutine[Any, Any, httpx.Response]]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from market.kernel.security import Role
 from settlement.accounts import AccountKind, AccountRef
 from settlement.errors import RailUnavailable
 from settlement.jobs import run_chargebacks, run_payouts, run_refunds, run_top_ups
-from settlement.rails.base import ChargeRequest, PayoutRequest
+from settlement.rails.base import BalanceTransaction, ChargeRequest, PayoutRequest
 from settlement.rails.choice import stripe_rail_of
 from settlement.rails.stripe_gateway import KEY_LIFE, StripeRefused
 from settlement.webhooks import process_webhooks
@@ -406,7 +406,8 @@ async def test_balance_transactions_come_oldest_first_with_our_keys(
         "EUR",
     )
     assert last.key == parse("top", made["id"])
-    paged, position = [], ""
+    paged: list[BalanceTransaction] = []
+    position = ""
     while page := await rail.list_balance_transactions(position, 3):
         paged.extend(page)
         position = page[-1].position

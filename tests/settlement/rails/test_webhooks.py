@@ -211,7 +211,7 @@ async def test_row_26_other_accounts_and_modes_are_quarantined(
     await checkout(client, buyer)
     session = fake.only("checkout.session")["id"]
     fake.pay(session)
-    events = {
+    events: dict[str, tuple[str, Json]] = {
         "livemode differs from our key": ("platform", {"livemode": True}),
         "a connected account on our own endpoint": ("platform", {"account": "acct_other"}),
         "an account that is not ours": ("connect", {"account": "acct_other"}),
