@@ -202,9 +202,9 @@ class StripeFake:
         return found
 
     def _list(self, kind: str, params: Json, account: str, **fixed: Any) -> Json:
-        wanted = {
-            name: params[name] for name in ("transfer_group", "payment_intent") if name in params
-        }
+        filters = ("transfer_group", "payment_intent")
+        asked = {name: params[name] for name in filters if name in params}
+        wanted = fixed | asked
         rows = [
             made
             for made in reversed(self.objects.values())
