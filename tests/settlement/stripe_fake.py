@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from tests.settlement.stripe_form import nest, public
+
 Json = dict[str, Any]
 
 
@@ -81,7 +83,7 @@ class StripeFake:
         target = scope["path"] + (f"?{query}" if query else "")
         self.sent.append(Sent(scope["method"], target, headers, body))
         status, answer = await self._answer(scope["method"], scope["path"], query, headers, body)
-        payload = json.dumps(_public(answer)).encode()
+        payload = json.dumps(public(answer)).encode()
         start = [(b"content-type", b"application/json"), (b"request-id", b"req_fake")]
         await send({"type": "http.response.start", "status": status, "headers": start})
         await send({"type": "http.response.body", "body": payload})
@@ -491,24 +493,5 @@ class StripeFake:
         self.events.append(("platform" if account is None else "connect", event))
 
 
-def _public(value: Any) -> Any:
-    """Without the fake's own notes."""
-    if isinstance(value, dict):
-        return {name: _public(item) for name, item in value.items() if not name.startswith("_")}
-    return [_public(item) for item in value] if isinstance(value, list) else value
-
-
 def _values(found: Any) -> list[str]:
     return list(found.values()) if isinstance(found, dict) else []
-
-
-def nest(pairs: list[tuple[str, str]]) -> Json:
-    """``a[b][0]=c`` as nested dictionaries, list positions as keys."""
-    made: Json = {}
-    for name, value in pairs:
-        first, *rest = re.findall(r"[^\[\]]+", name)
-        place = made
-        for part in [first, *rest][:-1]:
-            place = place.setdefault(part, {})
-        place[rest[-1] if rest else first] = value
-    return made
