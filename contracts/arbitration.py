@@ -18,7 +18,12 @@ from sqlmodel import col, select
 
 from contracts import dispute_states as machine
 from contracts.dispute_cases import advance, lock, note, view
-from contracts.dispute_errors import ArbiterConflict, ArbiterNotAssigned, DisputeAssigned
+from contracts.dispute_errors import (
+    ArbiterConflict,
+    ArbiterNotAssigned,
+    DisputeAssigned,
+    NotAnArbiter,
+)
 from contracts.dispute_models import Dispute, Evidence, Reason, Ruling, RulingReview
 from contracts.dispute_schemas import Assignment, DisputeView, QueueItem, Recusal
 from contracts.dispute_states import ACTIVE, IN_REVIEW, DisputeStatus
@@ -26,7 +31,7 @@ from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
 from market.kernel.schemas import BadCursor, Page, PageQuery
-from market.kernel.security import Actor, Role, RoleRequired
+from market.kernel.security import Actor, Role
 from market.parties.directory import get_parties, get_party, related
 from market.parties.models import Party, PartyStatus
 
@@ -105,22 +110,22 @@ async def assign(kernel: Kernel, actor: Actor, dispute_id: UUID, body: Assignmen
     """An arbiter takes a case, or an operator gives it to one (also from another arbiter).
 
     Raises RoleRequired, ArbiterConflict (403), DisputeNotFound, PartyNotFound (404),
-    DisputeAssigned, DisputeStateRefused, ProposalPending, DeadlinePassed (409).
+    DisputeAssigned, DisputeStateRefused, ProposalPending, DeadlinePassed (409), NotAnArbiter (422).
     """
     actor.require(Role.ARBITER, Role.OPERATOR)
-    by_operator = body.arbiter_id is not None and body.arbiter_id != actor.party_id
-    if by_operator or not actor.has(Role.ARBITER):
+    by_operator = body.arbiter_id not in (None, actor.party_id)
+    if by_operator:
         actor.require(Role.OPERATOR)
     arbiter_id = body.arbiter_id or actor.party_id
     async with kernel.unit_of_work() as uow:
         docket = await lock(uow, dispute_id, actor)
         dispute = docket.dispute
         machine.check_review(docket.case, uow.now)
+        await _check_arbiter(uow, arbiter_id)
         if dispute.arbiter_id == arbiter_id:
             raise DisputeAssigned("The dispute is assigned to this arbiter already.")
         if dispute.arbiter_id is not None and not by_operator:
             raise DisputeAssigned
-        await _check_arbiter(uow, arbiter_id)
         await check_impartial(uow, dispute, arbiter_id)
         if dispute.barred_arbiter_id == arbiter_id and not by_operator:
             raise ArbiterConflict(
@@ -139,7 +144,7 @@ async def assign(kernel: Kernel, actor: Actor, dispute_id: UUID, body: Assignmen
 async def _check_arbiter(uow: UnitOfWork, arbiter_id: UUID) -> None:
     arbiter = await get_party(uow, arbiter_id)
     if Role.ARBITER not in arbiter.role_set or arbiter.status is PartyStatus.SUSPENDED:
-        raise RoleRequired("Only an active arbiter can take a dispute.", param="arbiter_id")
+        raise NotAnArbiter(param="arbiter_id")
 
 
 async def recuse(kernel: Kernel, actor: Actor, dispute_id: UUID, body: Recusal) -> DisputeView:

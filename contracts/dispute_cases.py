@@ -211,22 +211,34 @@ def shares_of(agreement: Agreement) -> tuple[tuple[UUID, int], ...]:
 
 
 def amounts_of(dispute: Dispute, agreement: Agreement, buyer_ppm: int) -> Amounts:
-    """How ``settlement.escrow.apply_ruling`` divides the frozen money. Pure; no effect.
+    """What ``settlement.escrow.apply_ruling`` will pay of the frozen money. No effect."""
+    return divide(
+        dispute.frozen_minor,
+        buyer_ppm,
+        currency=dispute.currency,
+        terms=SplitTerms(agreement.fee_ppm, shares_of(agreement)),
+        released_before=agreement.released_minor,
+    )
+
+
+def divide(
+    frozen_minor: int, buyer_ppm: int, *, currency: str, terms: SplitTerms, released_before: int
+) -> Amounts:
+    """Divide frozen minor units; the parts are not negative and sum to them exactly. Pure.
 
     The buyer's part is rounded by largest remainder; the rest is a release of the agreement,
-    rounded together with all earlier ones (settlement.split).
+    rounded together with the ``released_before`` of all earlier ones (settlement.split).
     """
-    buyer, rest = split(dispute.frozen_minor, (buyer_ppm, PPM - buyer_ppm))
-    shares = shares_of(agreement)
-    parts = increment(agreement.released_minor, rest, SplitTerms(agreement.fee_ppm, shares))
+    buyer, rest = split(frozen_minor, (buyer_ppm, PPM - buyer_ppm))
+    parts = increment(released_before, rest, terms)
     return Amounts(
-        currency=dispute.currency,
-        frozen_minor=dispute.frozen_minor,
+        currency=currency,
+        frozen_minor=frozen_minor,
         buyer_minor=buyer,
         fee_minor=parts.fee,
         shares=[
             SharePayment(party_id=party, amount_minor=amount)
-            for (party, _), amount in zip(shares, parts.shares, strict=True)
+            for (party, _), amount in zip(terms.shares, parts.shares, strict=True)
         ],
         seller_minor=parts.seller,
     )

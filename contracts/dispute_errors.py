@@ -5,7 +5,8 @@ Conflict ─ DisputeStateRefused, DeadlinePassed, DisputeExists, OpeningWindowCl
            EvidenceClosed, EvidenceLimit, DisputeAssigned, RulingAccepted, OfferStale,
            ProposalPending
 Forbidden ─ WrongSide, ArbiterConflict, ArbiterNotAssigned, OffersWithoutPrejudice
-Invalid ─ EvidenceInvalid      UnsupportedMediaType ─ EvidenceTypeRefused
+Invalid ─ EvidenceInvalid, NotAnArbiter
+UnsupportedMediaType ─ EvidenceTypeRefused
 TooLarge ─ EvidenceTooLarge    Unavailable ─ EvidenceCorrupt
 """
 
@@ -107,6 +108,11 @@ class OffersWithoutPrejudice(Forbidden):
 
 class EvidenceInvalid(Invalid):
     code, title = "evidence_invalid", "The content is not what its type says"
+
+
+class NotAnArbiter(Invalid):
+    code, title = "not_an_arbiter", "This organization cannot take a dispute"
+    default_hint = "Name an active organization with the role arbiter."
 
 
 class EvidenceTypeRefused(UnsupportedMediaType):

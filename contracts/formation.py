@@ -5,6 +5,7 @@ No money moves here: matching captures the buyers' holds into escrow in the same
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,15 +14,15 @@ from uuid import UUID
 
 from contracts import sql
 from contracts.agreement_states import AgreementStatus
-from contracts.models import Agreement, PlanKind, Unit
-from contracts.policy import parse_policy
+from contracts.models import PlanKind, Unit
+from contracts.policy import Policy, parse_policy
 from contracts.schemas import ShareTerm, Terms
 from listings import offers
 from listings.models import Listing
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id, show
-from market.kernel.security import canonical_json, sha256_hex
+from market.kernel.security import Keyring, canonical_json, sha256_hex
 from pricing.models import Plan
 from pricing.shares import get_shares
 
@@ -50,16 +51,36 @@ class Deal:
 
 
 @dataclass(frozen=True, slots=True)
+class Formed:
+    """A new agreement: its terms, their digest and signature, its grant. Active from the start."""
+
+    terms: Terms
+    terms_json: bytes
+    terms_sha256: str
+    jws: str
+    grant_id: UUID
+    deal: Deal
+
+
+@dataclass(frozen=True, slots=True)
 class _VersionFacts:
     product_id: UUID
     sha256: str
     certificate_id: UUID
 
 
-_versions: dict[UUID, _VersionFacts] = {}
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What all deals of a batch on one listing share."""
+
+    shares: list[ShareTerm]
+    policy: Policy
 
 
-async def form(uow: UnitOfWork, kernel: Kernel, deals: Sequence[Deal]) -> list[Agreement]:
+_versions: OrderedDict[UUID, _VersionFacts] = OrderedDict()
+
+
+async def form(uow: UnitOfWork, kernel: Kernel, deals: Sequence[Deal]) -> list[Formed]:
     """Write agreements (signed, frozen terms) and their grants for ``deals``, in their order.
 
     Effects: rows in ``agreement``, ``agreement_step`` (formed, active) and ``access_grant``,
@@ -68,32 +89,37 @@ async def form(uow: UnitOfWork, kernel: Kernel, deals: Sequence[Deal]) -> list[A
     """
     if not deals:
         return []
-    shares: dict[UUID, list[ShareTerm]] = {}
+    listed: dict[UUID, _Offer] = {}
+    versions: dict[UUID, _VersionFacts] = {}
     for deal in deals:
-        if deal.listing.id not in shares:
-            shares[deal.listing.id] = [
-                ShareTerm(party_id=share.party_id, ppm=share.ppm)
-                for share in await get_shares(uow, deal.listing.id)
-            ]
-        await _version_facts(uow, deal.version_id)
-    formed = [_agreement(kernel, deal, shares[deal.listing.id]) for deal in deals]
-    grant_ids = [new_id() for _ in formed]
+        if deal.listing.id not in listed:
+            listed[deal.listing.id] = await _offer(uow, deal.listing)
+        if deal.version_id not in versions:
+            versions[deal.version_id] = await _version_facts(uow, deal.version_id)
+    fee_ppm = kernel.settings.platform_fee_ppm
+    formed = [
+        _sign(
+            kernel.keys,
+            deal,
+            _terms(deal, listed[deal.listing.id], versions[deal.version_id], fee_ppm=fee_ppm),
+        )
+        for deal in deals
+    ]
     connection = await uow.raw()
     await sql.insert_agreements(connection, [_agreement_row(made) for made in formed])
     await sql.insert_steps(connection, [row for made in formed for row in _step_rows(made)])
-    await sql.insert_grants(
-        connection, [_grant_row(made, id_) for made, id_ in zip(formed, grant_ids, strict=True)]
-    )
-    for made, grant_id in zip(formed, grant_ids, strict=True):
-        data: dict[str, object] = {
-            "agreement_id": show("agr", made.id),
-            "grant_id": show("grt", grant_id),
-            "trade_id": show("trd", made.trade_id),
-            "total_minor": made.total_minor,
-            "currency": made.currency,
-        }
-        uow.emit("agreement.formed", made.id, data, parties=[made.buyer_id, made.seller_id])
+    await sql.insert_grants(connection, [_grant_row(made) for made in formed])
+    for made in formed:
+        _announce(uow, made)
     return formed
+
+
+async def _offer(uow: UnitOfWork, listing: Listing) -> _Offer:
+    shares = [
+        ShareTerm(party_id=share.party_id, ppm=share.ppm)
+        for share in await get_shares(uow, listing.id)
+    ]
+    return _Offer(shares, parse_policy(listing.policy))
 
 
 async def _version_facts(uow: UnitOfWork, version_id: UUID) -> _VersionFacts:
@@ -102,17 +128,15 @@ async def _version_facts(uow: UnitOfWork, version_id: UUID) -> _VersionFacts:
         version = await offers.get_version(uow, version_id)
         certificate = await offers.get_certificate_for(uow, version_id)
         facts = _VersionFacts(version.product_id, version.sha256, certificate.id)
-        if len(_versions) >= VERSIONS_CACHED_MAX:
-            _versions.clear()
         _versions[version_id] = facts
+        if len(_versions) > VERSIONS_CACHED_MAX:
+            _versions.popitem(last=False)
     return facts
 
 
-def _terms(kernel: Kernel, deal: Deal, shares: list[ShareTerm]) -> Terms:
-    plan, facts = deal.plan, _versions[deal.version_id]
-    policy = parse_policy(deal.listing.policy).frozen(
-        deal.traded_at, timedelta(days=plan.term_days)
-    )
+def _terms(deal: Deal, offer: _Offer, facts: _VersionFacts, *, fee_ppm: int) -> Terms:
+    plan = deal.plan
+    policy = offer.policy.frozen(deal.traded_at, timedelta(days=plan.term_days))
     assert policy.not_after is not None
     kind = PlanKind(plan.kind)
     # A license's meter counts deliveries; only a count clause bounds them.
@@ -136,8 +160,8 @@ def _terms(kernel: Kernel, deal: Deal, shares: list[ShareTerm]) -> Terms:
         unit=Unit(plan.unit),
         lot_units=plan.lot_units,
         granted_units=granted,
-        fee_ppm=kernel.settings.platform_fee_ppm,
-        shares=shares,
+        fee_ppm=fee_ppm,
+        shares=offer.shares,
         policy=policy,
         formed_at=deal.traded_at,
         acceptance_due_at=deal.traded_at + timedelta(days=plan.acceptance_window_days),
@@ -145,56 +169,80 @@ def _terms(kernel: Kernel, deal: Deal, shares: list[ShareTerm]) -> Terms:
     )
 
 
-def _agreement(kernel: Kernel, deal: Deal, shares: list[ShareTerm]) -> Agreement:
-    terms = _terms(kernel, deal, shares)
+def _sign(keys: Keyring, deal: Deal, terms: Terms) -> Formed:
     stored = terms.model_dump(mode="json")
-    digest = sha256_hex(canonical_json(stored))
-    jws = kernel.keys.sign(TYP, {"terms": stored, "terms_sha256": digest})
-    values: dict[str, Any] = {
-        name: getattr(terms, name)
-        for name in Terms.model_fields
-        if name not in {"agreement_id", "data_sha256", "shares", "policy"}
+    canonical = canonical_json(stored)
+    digest = sha256_hex(canonical)
+    jws = keys.sign(TYP, {"terms": stored, "terms_sha256": digest})
+    return Formed(terms, canonical, digest, jws, new_id(), deal)
+
+
+def _announce(uow: UnitOfWork, made: Formed) -> None:
+    terms = made.terms
+    data: dict[str, object] = {
+        "agreement_id": show("agr", terms.agreement_id),
+        "grant_id": show("grt", made.grant_id),
+        "trade_id": show("trd", terms.trade_id),
+        "total_minor": terms.total_minor,
+        "currency": terms.currency,
     }
-    return Agreement(
-        id=deal.agreement_id,
-        buy_order_id=deal.buy_order_id,
-        sell_order_id=deal.sell_order_id,
-        status=AgreementStatus.ACTIVE,
-        terms=stored,
-        terms_sha256=digest,
-        jws=jws,
-        **values,
+    parties = [terms.buyer_id, terms.seller_id]
+    uow.emit("agreement.formed", terms.agreement_id, data, parties=parties)
+
+
+def _agreement_row(made: Formed) -> tuple[Any, ...]:
+    """A row in the order of ``sql.AGREEMENT_COLUMNS``."""
+    terms, deal = made.terms, made.deal
+    return (
+        terms.agreement_id,
+        terms.trade_id,
+        deal.buy_order_id,
+        deal.sell_order_id,
+        terms.listing_id,
+        terms.product_id,
+        terms.version_id,
+        terms.plan_id,
+        terms.certificate_id,
+        terms.buyer_id,
+        terms.seller_id,
+        terms.kind.value,
+        AgreementStatus.ACTIVE.value,
+        terms.lots,
+        terms.price_minor,
+        terms.total_minor,
+        terms.currency,
+        terms.unit.value,
+        terms.lot_units,
+        terms.granted_units,
+        terms.fee_ppm,
+        made.terms_json.decode(),
+        made.terms_sha256,
+        made.jws,
+        terms.formed_at,
+        terms.acceptance_due_at,
+        terms.expires_at,
     )
 
 
-def _agreement_row(made: Agreement) -> tuple[Any, ...]:
-    values = {
-        **{name: getattr(made, name) for name, _ in sql.AGREEMENT_COLUMNS},
-        "terms": canonical_json(made.terms).decode(),
-        "kind": made.kind.value,
-        "status": made.status.value,
-        "unit": made.unit.value,
-    }
-    return tuple(values[name] for name, _ in sql.AGREEMENT_COLUMNS)
-
-
-def _step_rows(made: Agreement) -> list[tuple[Any, ...]]:
+def _step_rows(made: Formed) -> list[tuple[Any, ...]]:
+    terms = made.terms
     return [
-        (new_id(), made.id, status.value, "formed by a trade", made.formed_at)
+        (new_id(), terms.agreement_id, status.value, "formed by a trade", terms.formed_at)
         for status in (AgreementStatus.FORMED, AgreementStatus.ACTIVE)
     ]
 
 
-def _grant_row(made: Agreement, grant_id: UUID) -> tuple[Any, ...]:
+def _grant_row(made: Formed) -> tuple[Any, ...]:
+    terms = made.terms
     return (
-        grant_id,
-        made.id,
-        made.buyer_id,
-        made.seller_id,
-        made.product_id,
-        made.version_id,
-        made.unit.value,
-        made.granted_units,
-        made.formed_at,
-        made.expires_at,
+        made.grant_id,
+        terms.agreement_id,
+        terms.buyer_id,
+        terms.seller_id,
+        terms.product_id,
+        terms.version_id,
+        terms.unit.value,
+        terms.granted_units,
+        terms.formed_at,
+        terms.expires_at,
     )

@@ -79,7 +79,7 @@ async def _change(
     if grant_id is None:
         return False
     await block(kernel, grant_id)
-    for known in uow.session.identity_map.values():
+    for known in list(uow.session.identity_map.values()):
         if isinstance(known, Grant) and known.id == grant_id:
             await uow.session.refresh(known)
     return True

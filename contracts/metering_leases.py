@@ -180,6 +180,16 @@ async def _offer(
     )
 
 
+async def check(uow: UnitOfWork, grant_id: UUID) -> None:
+    """Raises the refusal of a grant that does not deliver, or GrantNotFound. Waits as recheck."""
+    grant = await sql.lock_grant(await uow.raw(), grant_id, share=True)
+    if grant is None:
+        raise GrantNotFound
+    refusal = refusal_of(grant, uow.now)
+    if refusal is not None:
+        raise refusal
+
+
 async def recheck(uow: UnitOfWork, grant_id: UUID, lease: str) -> Offer | Forget | Refuse:
     """What Postgres says about a grant whose cache must not go on by itself.
 

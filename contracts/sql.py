@@ -186,11 +186,14 @@ async def leases_to_end(connection: Connection, *, idle_s: int, limit: int) -> l
 
 
 async def grants_in_use(connection: Connection, *, window_s: int, limit: int) -> list[UUID]:
-    """Grants whose leases were touched within ``window_s``: where facts may lie in the cache."""
+    """Grants whose leases were touched within ``window_s``: where facts may lie in the cache.
+
+    In random order: with more of them than ``limit``, each has its turn.
+    """
     rows = await connection.fetch(
         "SELECT grant_id FROM contracts.lease WHERE state <> 'closed' "
         "AND touched_at > clock_timestamp() - make_interval(secs => $1) "
-        "GROUP BY grant_id ORDER BY max(touched_at) DESC LIMIT $2",
+        "GROUP BY grant_id ORDER BY random() LIMIT $2",
         float(window_s),
         limit,
     )

@@ -3,9 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from listings import certificates, offering, products, reviews, versions
 from listings.catalog_endpoints import router as catalog_router
+from listings.errors import UploadInterrupted
 from listings.lifecycle import ListingStatus, ProductStatus
 from listings.schemas import (
     CertificateView,
@@ -97,13 +99,16 @@ async def upload_version(
     kernel: KernelDep, actor: SellerDep, product_id: ProductId, request: Request
 ) -> VersionView:
     """Upload data: streamed, size-capped, converted to Parquet and profiled."""
-    return await versions.upload_version(
-        kernel,
-        actor,
-        product_id,
-        content_type=request.headers.get("Content-Type"),
-        body=request.stream(),
-    )
+    try:
+        return await versions.upload_version(
+            kernel,
+            actor,
+            product_id,
+            content_type=request.headers.get("Content-Type"),
+            body=request.stream(),
+        )
+    except ClientDisconnect as error:
+        raise UploadInterrupted from error
 
 
 @router.get("/v1/products/{product_id}/versions", tags=["products"], responses=_READ)

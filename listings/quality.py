@@ -8,7 +8,8 @@ is not assessed here). Each score is between 0 and 1, given as text with four di
   infinite or not-a-number floats, and dates outside 1800 to 2199
 - consistency = mean over text columns of (spellings after trimming, NFC and case folding) /
   (spellings), on an even sample of rows; 1 without text columns
-- uniqueness = distinct rows / rows
+- uniqueness = distinct rows / rows; the distinct rows of files with more than five million are
+  estimated (HyperLogLog)
 - timeliness = min(1, promised cycle / age of the newest date that is not in the future); 1 for
   static data; not assessed (null) without a promise or without a date column
 

@@ -47,6 +47,14 @@ Days = Annotated[int, Field(strict=True, ge=0, le=DAYS_MAX)]
 class Right(Schema):
     """One of the three separate rights; a held right names its legal or contractual basis."""
 
+    # Stated in JSON Schema too, so that generated clients know it.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"held": {"const": True}}},
+            "then": {"required": ["basis"], "properties": {"basis": {"type": "string"}}},
+        }
+    )
+
     held: bool
     basis: LongText | None = None
 

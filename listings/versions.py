@@ -6,6 +6,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import update
+from sqlalchemy.orm import defer
 from sqlmodel import col, delete, func, select
 
 from listings import quality
@@ -45,6 +46,8 @@ from market.kernel.schemas import BadCursor, Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.directory import require_verified
 
+# Columns that a summary does not show; a wide table's profile has 100 kB.
+_LARGE = ("columns", "profile", "preview")
 _UPLOADABLE = (ProductStatus.DRAFT, ProductStatus.REJECTED, ProductStatus.REGISTERED)
 
 
@@ -245,6 +248,7 @@ async def list_versions(
         .where(ProductVersion.product_id == product_id)
         .order_by(col(ProductVersion.number))
         .limit(page.limit + 1)
+        .options(*(defer(getattr(ProductVersion, name)) for name in _LARGE))
     )
     key = page.key(1)
     if key is not None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from contracts import dispute_endpoints, endpoints as contract_endpoints
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
+from market.console import endpoints as console_endpoints
 from market.kernel.context import open_kernel
 from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
@@ -46,6 +47,7 @@ ROUTERS = (
     dispute_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
+    console_endpoints.router,
     events.router,
     sandbox.router,
     health.router,

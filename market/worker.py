@@ -9,11 +9,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import procrastinate
-from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.jobs import Status
 from prometheus_client import Counter
 
 from market.kernel.context import Kernel, open_kernel
@@ -26,6 +25,7 @@ _log = get_logger(__name__)
 # A worker that has not beaten for this long is dead; its jobs go back to the queue.
 STALLED_AFTER_S = 10
 HEARTBEAT_S = 2
+RESCUE_S = 5
 JOB_ATTEMPTS_MAX = 5
 # A job that always finds a full batch gets this many rounds before the next tick takes over.
 ROUNDS_MAX = 20
@@ -91,16 +91,18 @@ def _register(queue: procrastinate.App, kernel: Kernel, job: ScheduledJob) -> No
 
 
 def _register_rescue(queue: procrastinate.App) -> None:
-    # The library finds jobs of dead workers; retrying them is left to us (operations.md §3 row 3).
+    # The library finds jobs of dead workers and leaves them to us (operations.md §3 row 3). Every
+    # job here is periodic and safe to run again, so the lost run is dropped and its lock freed for
+    # the next tick. Retrying it instead fails once the next tick is queued, and then the dead run
+    # would keep the lock for good.
     async def rescue(timestamp: int) -> None:
         stalled = await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=STALLED_AFTER_S)
         for job in stalled:
             _log.warning("job_rescued", job=job.task_name)
-            with contextlib.suppress(AlreadyEnqueued):
-                await queue.job_manager.retry_job(job, retry_at=datetime.now(UTC))
+            await queue.job_manager.finish_job(job, status=Status.FAILED, delete_job=True)
 
     made = queue.task(name="rescue_stalled_jobs", queueing_lock="rescue_stalled_jobs")(rescue)
-    queue.periodic(cron=every(5))(made)
+    queue.periodic(cron=every(RESCUE_S))(made)
 
 
 async def work(queue: procrastinate.App, *, signals: bool, concurrency: int = 4) -> None:

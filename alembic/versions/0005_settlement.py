@@ -1,5 +1,7 @@
 """Settlement: ledger tables, the triggers that keep their invariants, hash chain, rails."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from alembic import op
@@ -115,16 +117,14 @@ END $$
 # Table, name, when, how.
 _TRIGGERS = (
     ("account", "account_starts_at_zero", "BEFORE INSERT", "EACH ROW", "check_new_account"),
-    (
-        "account",
-        "account_follows_postings",
-        "AFTER UPDATE",
-        "EACH STATEMENT",
-        "check_balances",
-    ),
+    ("account", "account_follows_postings", "AFTER UPDATE", "EACH STATEMENT", "check_balances"),
     ("posting", "posting_checked", "AFTER INSERT", "EACH STATEMENT", "check_postings"),
 )
 _TRANSITION = {"account_follows_postings": "after_update", "posting_checked": "inserted"}
+_TABLES = """
+account batch command transfer posting hold hold_resolution chain_head chain_link checkpoint
+top_up payout job_cursor sandbox_charge sandbox_payout
+"""
 _APPEND_ONLY = ("batch", "command", "transfer", "posting", "hold", "hold_resolution", "checkpoint")
 
 
@@ -145,23 +145,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in (
-        "sandbox_payout",
-        "sandbox_charge",
-        "job_cursor",
-        "payout",
-        "top_up",
-        "checkpoint",
-        "chain_link",
-        "chain_head",
-        "hold_resolution",
-        "hold",
-        "posting",
-        "transfer",
-        "command",
-        "batch",
-        "account",
-    ):
+    for table in reversed(_TABLES.split()):
         op.drop_table(table, schema="settlement")
     for function in ("check_postings", "check_balances", "check_new_account", "extend_chain"):
         op.execute(f"DROP FUNCTION settlement.{function}()")
@@ -197,16 +181,9 @@ def _privileges() -> None:
     append_only(op, "settlement.chain_link")
     op.execute(f"REVOKE INSERT ON settlement.chain_link FROM {app_role()}")
     grant(op, "settlement.chain_head", "select")
-    grant(
-        op,
-        "settlement.top_up",
-        "select, insert, update (status, failure_code, next_attempt_at, updated_at)",
-    )
-    grant(
-        op,
-        "settlement.payout",
-        "select, insert, update (status, failure_code, attempts, next_attempt_at, updated_at)",
-    )
+    progress = "status, failure_code, next_attempt_at, updated_at"
+    grant(op, "settlement.top_up", f"select, insert, update ({progress})")
+    grant(op, "settlement.payout", f"select, insert, update ({progress}, attempts)")
     grant(op, "settlement.job_cursor", "select, insert, update (position)")
     grant(op, "settlement.sandbox_charge", "select, insert")
     grant(op, "settlement.sandbox_payout", "select, insert")
@@ -413,11 +390,8 @@ def _chain() -> None:
     )
 
 
-def _money() -> "list[sa.Column[int] | sa.Column[str]]":
-    return [
-        sa.Column("amount_minor", sa.BigInteger(), nullable=False),
-        sa.Column("currency", sa.String(3), nullable=False),
-    ]
+def _money() -> "list[sa.Column[Any]]":
+    return [_bigint("amount_minor"), sa.Column("currency", sa.String(3), nullable=False)]
 
 
 def _top_ups() -> None:

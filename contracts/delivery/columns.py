@@ -69,6 +69,17 @@ class Column:
         """The quoted identifier, qualified by the table alias ``t`` that every query uses."""
         return f"t.{quote(self.name)}"
 
+    @property
+    def comparable(self) -> str:
+        """What filters and orders compare: the column, with NaN as NULL.
+
+        Parquet's statistics leave NaN out, so DuckDB 2.0 finds or misses NaN rows depending on
+        whether a comparison reached the file scan; a page would lose rows.
+        """
+        if self.family is Family.FLOAT:
+            return f"CASE WHEN isnan({self.sql}) THEN NULL ELSE {self.sql} END"
+        return self.sql
+
 
 def quote(name: str) -> str:
     """A SQL identifier: double quotes, doubled inside."""

@@ -14,7 +14,8 @@ Grammar (keywords in any case, columns exactly as in the schema, ``"quoted"`` wh
     literal    = string | number | "true" | "false"
 
 Literals never enter the SQL text: they become parameters. Column names come from the version's
-own schema and are quoted. Dates and times are ISO 8601 strings. NULL compares as in SQL.
+own schema and are quoted. Dates and times are ISO 8601 strings. NULL compares as in SQL, and NaN
+compares like NULL.
 """
 
 import math
@@ -208,7 +209,7 @@ class _Parser:
         if sql not in {"=", "<>"} and column.family not in _ORDERED:
             raise _refuse(f"Column {column.name!r} has no order.", operator.position)
         self._literal(column)
-        return f"({column.sql} {sql} ?)"
+        return f"({column.comparable} {sql} ?)"
 
     def _membership(self, column: Column, negation: str) -> str:
         self._expect_mark("(")
@@ -219,7 +220,7 @@ class _Parser:
             self._literal(column)
             count += 1
         self._expect_mark(")")
-        return f"({column.sql} {negation}IN ({', '.join('?' * count)}))"
+        return f"({column.comparable} {negation}IN ({', '.join('?' * count)}))"
 
     def _like(self, column: Column, negation: str) -> str:
         if column.family is not Family.TEXT:

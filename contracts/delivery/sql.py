@@ -21,7 +21,7 @@ ORDER_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """One column of an order; NULLs come last either way."""
+    """One column of an order; NULL and NaN come last either way."""
 
     column: Column
     descending: bool
@@ -89,7 +89,7 @@ def page_query(
     parameters: list[Parameter] = []
     seek_values: list[Parameter] = []
     if after is not None and order:
-        keys = ", ".join(f"{key.column.sql} AS k{i}" for i, key in enumerate(order))
+        keys = ", ".join(f"{key.column.comparable} AS k{i}" for i, key in enumerate(order))
         start = f"WITH last_row AS (SELECT {keys} FROM {source} WHERE t.{PLACE} = ?) "
         parameters += [path, after]
         source += ", last_row"
@@ -97,7 +97,8 @@ def page_query(
     elif after is not None:
         seek, seek_values = f" AND t.{PLACE} > ?", [after]
     sort = "".join(
-        f"{key.column.sql} {'DESC' if key.descending else 'ASC'} NULLS LAST, " for key in order
+        f"{key.column.comparable} {'DESC' if key.descending else 'ASC'} NULLS LAST, "
+        for key in order
     )
     sql = (
         f"{start}SELECT {columns}, t.{PLACE} AS {quote(PLACE)} FROM {source} "
@@ -112,7 +113,7 @@ def _beyond(order: Sequence[SortKey]) -> str:
     equal, alternatives = "", []
     for i, key in enumerate(order):
         mark = "<" if key.descending else ">"
-        column, pivot = key.column.sql, f"last_row.k{i}"
+        column, pivot = key.column.comparable, f"last_row.k{i}"
         after = f"({column} {mark} {pivot} OR ({column} IS NULL AND {pivot} IS NOT NULL))"
         alternatives.append(f"({equal}{after})")
         equal += f"{column} IS NOT DISTINCT FROM {pivot} AND "

@@ -45,6 +45,10 @@ class Participant:
         self._token: str | None = None
         self._http = httpx.Client(base_url=base_url, timeout=httpx.Timeout(60, connect=5))
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
     def sign_up(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Register and keep the credential."""
         made = self.post("/v1/parties", body, step="sign-up", anonymous=True)

@@ -76,8 +76,11 @@ def play(
         files=files,
         operator=Participant(url, name, "Operator", operator),
     )
-    for act in WALK:
-        act(stage)
+    try:
+        for act in WALK:
+            act(stage)
+    finally:
+        stage.close()
     return stage
 
 

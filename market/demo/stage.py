@@ -42,3 +42,8 @@ class Stage:
         made = Participant(self.base_url, self.run, name)
         self.people[name] = made
         return made
+
+    def close(self) -> None:
+        """Close everybody's connections."""
+        for person in (self.operator, *self.people.values()):
+            person.close()

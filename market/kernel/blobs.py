@@ -33,7 +33,7 @@ class Blobs:
         if url is None or url.startswith("file://"):
             folder = home / "blobs" if url is None else Path(url.removeprefix("file://"))
             self._folder = folder.resolve()
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._store = LocalStore(self._folder)
         else:
             self._store = from_url(url)  # type: ignore[assignment]

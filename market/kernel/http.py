@@ -1,15 +1,17 @@
 """HTTP edges, once for all services: problem+json, Idempotency-Key routes, ETags, dependencies."""
 
+import functools
 import hashlib
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import orjson
 import structlog
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from market.kernel import idempotency
@@ -29,7 +31,9 @@ IDEMPOTENCY_HEADER = "Idempotency-Key"
 # Refusals that are part of the business answer; 401, 429 and 5xx are about the moment instead.
 _REMEMBERED_REFUSALS = frozenset({400, 402, 403, 404, 409, 410, 412, 422})
 _KEY_FORM = re.compile(r"^[\x21-\x7e]{8,255}$")
-_ETAG_FORM = re.compile(r'^"(\d{1,18})"$')
+_ETAG_FORM = re.compile(r'^"([0-9]{1,18})"$')
+# Never a row's version: they start at 1.
+_NO_VERSION = -1
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -96,8 +100,33 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
+# Refusals of this request's headers that wait until the caller and the request are known good.
+_postponed: ContextVar[list[MarketError] | None] = ContextVar("postponed_refusals", default=None)
+
+
+def _postpone(refusal: MarketError) -> None:
+    waiting = _postponed.get()
+    assert waiting is not None, "the route is not an IdempotentRoute"
+    waiting.append(refusal)
+
+
+def _guarded(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The endpoint, behind the postponed refusals: FastAPI calls it last, before any effect."""
+
+    @functools.wraps(endpoint)
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        for refusal in _postponed.get() or ():
+            raise refusal
+        return await endpoint(*args, **kwargs)
+
+    return guarded
+
+
 class IdempotentRoute(APIRoute):
     """Route class of every router: its POSTs need an Idempotency-Key and answer it once.
+
+    A missing or malformed Idempotency-Key (400) or If-Match (428, 412) is refused after the
+    caller (401, 403) and the documented form of the request (422), but before any effect.
 
     ``openapi_extra={"x-idempotent": False}`` opts a POST out that changes nothing (or a standard
     endpoint such as the token endpoint); ``{"x-streamed": True}`` marks an upload whose service
@@ -105,7 +134,7 @@ class IdempotentRoute(APIRoute):
     Raises RuntimeError when a successful POST stored no answer: that is a bug of the service.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:
         extra = dict(kwargs.get("openapi_extra") or {})
         methods = set(kwargs.get("methods") or ())
         self._idempotent = "POST" in methods and extra.pop("x-idempotent", True)
@@ -113,15 +142,38 @@ class IdempotentRoute(APIRoute):
         if self._idempotent:
             extra["parameters"] = [*extra.get("parameters", []), _KEY_PARAMETER]
         kwargs["openapi_extra"] = extra or None
-        super().__init__(*args, **kwargs)
+        super().__init__(path, _guarded(endpoint) if methods - {"GET"} else endpoint, **kwargs)
+        if any(dependency.call is _if_match for dependency in self.dependant.dependencies):
+            extra["parameters"] = [*extra.get("parameters", []), _IF_MATCH_PARAMETER]
+            self.openapi_extra = extra
 
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
-        return self._with_key(handler) if self._idempotent else handler
+        if self._idempotent:
+            handler = self._with_key(handler)
+
+        async def postponing(request: Request) -> Response:
+            token = _postponed.set([])
+            try:
+                return await handler(request)
+            finally:
+                _postponed.reset(token)
+
+        return postponing
+
+    async def key_of(self, request: Request) -> str | None:
+        """The key that the client sent. HTML forms cannot set headers: the console overrides it."""
+        return request.headers.get(IDEMPOTENCY_HEADER)
 
     def _with_key(self, handler: Handler) -> Handler:
         async def keyed(request: Request) -> Response:
-            claim = await _claim_of(request, streamed=self._streamed)
+            try:
+                claim = await _claim_of(
+                    request, await self.key_of(request), streamed=self._streamed
+                )
+            except KeyRequired as refusal:
+                _postpone(refusal)
+                return await handler(request)
             token = idempotency.set_claim(claim)
             try:
                 response = await handler(request)
@@ -147,10 +199,16 @@ _KEY_PARAMETER = {
     "description": "New random key per command; repeating it repeats the answer, not the effect.",
     "schema": {"type": "string", "minLength": 8, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
+_IF_MATCH_PARAMETER = {
+    "name": "If-Match",
+    "in": "header",
+    "required": True,
+    "description": "The ETag of the version that was edited.",
+    "schema": {"type": "string", "pattern": '^"[0-9]{1,18}"$'},
+}
 
 
-async def _claim_of(request: Request, *, streamed: bool) -> Claim:
-    key = request.headers.get(IDEMPOTENCY_HEADER)
+async def _claim_of(request: Request, key: str | None, *, streamed: bool) -> Claim:
     if key is None:
         raise KeyRequired(param=IDEMPOTENCY_HEADER)
     if not _KEY_FORM.match(key):
@@ -193,12 +251,15 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def _if_match(if_match: Annotated[str | None, Header(alias="If-Match")] = None) -> int:
-    if if_match is None:
-        raise PreconditionRequired(param="If-Match")
-    found = _ETAG_FORM.match(if_match)
+async def _if_match(request: Request) -> int:
+    given = request.headers.get("If-Match")
+    if given is None:
+        _postpone(PreconditionRequired(param="If-Match"))
+        return _NO_VERSION
+    found = _ETAG_FORM.fullmatch(given)
     if found is None:
-        raise PreconditionFailed("The ETag is not one of ours.", param="If-Match")
+        _postpone(PreconditionFailed("The ETag is not one of ours.", param="If-Match"))
+        return _NO_VERSION
     return int(found.group(1))
 
 
@@ -228,9 +289,23 @@ def _param(location: Sequence[Any]) -> str:
     return ".".join(parts)[:200] or str(location[0] if location else "body")
 
 
-def _http_error(error: HTTPException) -> MarketError:
+def _allowed_methods(request: Request) -> str:
+    """The Allow header: the router names only the methods of the first route of the path."""
+    path = request.scope["path"]
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        form = getattr(route, "path_regex", None)
+        if form is not None and form.match(path):
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
+
+
+def _http_error(error: HTTPException, request: Request) -> MarketError:
     titles = {404: "No such route", 405: "Method not allowed"}
-    made = MarketError(titles.get(error.status_code, str(error.detail)), headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed_methods(request)
+    made = MarketError(titles.get(error.status_code, str(error.detail)), headers=headers)
     made.status = error.status_code  # type: ignore[misc]
     made.code = {404: "route_not_found", 405: "method_not_allowed"}.get(  # type: ignore[misc]
         error.status_code, f"http_{error.status_code}"
@@ -252,7 +327,7 @@ def install_errors(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem_response(_http_error(error), request)
+        return problem_response(_http_error(error, request), request)
 
     app.add_exception_handler(MarketError, market_error)
     app.add_exception_handler(RequestValidationError, validation_error)

@@ -7,6 +7,7 @@ process's own window, and a login limit fails closed (operations.md fault 13).
 from dataclasses import dataclass
 from math import ceil
 from time import time
+from typing import Any, cast
 
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
@@ -14,7 +15,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 
 from market.kernel.errors import TooMany, Unavailable
-from market.kernel.redis import SOCKET_TIMEOUT_S
+from market.kernel.redis import SOCKET_TIMEOUT_S, Redis
 
 
 class RateLimited(TooMany):
@@ -111,5 +112,5 @@ class RateLimiter:
 
     async def close(self) -> None:
         """Close the limiter's own connections."""
-        storage = self._shared_storage
-        await storage.bridge.storage.aclose()
+        client: Redis = cast(Any, self._shared_storage.bridge).storage
+        await client.aclose()

@@ -7,12 +7,14 @@ from typing import Annotated, Generic, Self, TypeVar
 
 import orjson
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from market.kernel.errors import Invalid
 
 PAGE_DEFAULT = 50
 PAGE_MAX = 200
+# What every cursor looks like: unpadded base64url.
+CURSOR_PATTERN = "^[A-Za-z0-9_-]+$"
 
 
 class Schema(BaseModel):
@@ -21,21 +23,21 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, from_attributes=True)
 
 
-# NUL cannot be stored by Postgres, other C0 controls only serve log and terminal injection.
+# NUL cannot be stored by Postgres, other controls (C0, C1) only serve log and terminal injection.
+_LINE = r"[^\x00-\x1f\x7f-\x9f]"
+_LINES = r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+# Named one by one: dialects of regular expressions differ in what \s is.
+_VISIBLE = r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
+# Checked before the outer space is cut off, so that the published schema is the one in force.
 ShortText = Annotated[
     str,
-    StringConstraints(
-        min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]+$"
-    ),
+    StringConstraints(min_length=1, max_length=200, pattern=f"^{_LINE}*{_VISIBLE}{_LINE}*$"),
+    AfterValidator(str.strip),
 ]
 LongText = Annotated[
     str,
-    StringConstraints(
-        min_length=1,
-        max_length=10_000,
-        strip_whitespace=True,
-        pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$",
-    ),
+    StringConstraints(min_length=1, max_length=10_000, pattern=f"^{_LINES}*{_VISIBLE}{_LINES}*$"),
+    AfterValidator(str.strip),
 ]
 
 
@@ -79,7 +81,7 @@ class PageQuery:
     def __init__(
         self,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT,
-        after: Annotated[str | None, Query(max_length=500)] = None,
+        after: Annotated[str | None, Query(max_length=500, pattern=CURSOR_PATTERN)] = None,
     ) -> None:
         self.limit = limit
         self.after = after

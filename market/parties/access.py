@@ -4,8 +4,8 @@ A token alone proves nothing for long: each request asks the database whether th
 behind it still lives and its party may still act, so revocation and suspension hold at once.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -51,6 +51,14 @@ async def authenticate(kernel: Kernel, token: str) -> Actor:
     (503). Effect: binds the request's Idempotency-Key to the party.
     """
     claims = kernel.keys.verify(ACCESS_TOKEN_TYP, token, audience=kernel.settings.audience)
+    return await actor_of(kernel, claims)
+
+
+async def actor_of(kernel: Kernel, claims: Mapping[str, Any]) -> Actor:
+    """The actor behind verified claims (of a token or a console session), if it still stands.
+
+    Raises and effect as :func:`authenticate`.
+    """
     try:
         party_id = parse("pty", str(claims["sub"]))
         credential_id = parse("crd", str(claims["client_id"]))

@@ -11,10 +11,13 @@ from contracts import dispute_jobs
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, parse
 from market.kernel.security import Role
+from pricing.models import Plan
 from settlement.accounts import AccountRef
 from settlement.escrow import frozen_of
-from tests.contracts.factories import Trade, agreement_of, grant_of, make_trade
+from tests.contracts.factories import Trade, agreement_of, grant_of, make_agreement
+from tests.listings.factories import make_listing
 from tests.market.parties.factories import Member, make_party
+from tests.pricing.factories import make_plan
 from tests.settlement.factories import available, move_clock, state
 
 
@@ -28,6 +31,7 @@ class Court:
     arbiters: tuple[Member, ...]
     operator: Member
     regulator: Member
+    seller_before: int
     dispute_id: str = ""
 
     @property
@@ -92,7 +96,7 @@ class Court:
         return await dispute_jobs.apply_deadlines(self.kernel)
 
     async def money(self) -> dict[str, int]:
-        """Posted minor units of everybody concerned."""
+        """Posted minor units of everybody concerned; of the shared seller, what came since."""
         currency = self.trade.agreement.currency
         refs = {
             "escrow": self.trade.escrow,
@@ -101,7 +105,8 @@ class Court:
         }
         if self.dispute_id:
             refs["frozen"] = self.frozen
-        return {name: (await state(self.kernel, ref))[0] for name, ref in refs.items()}
+        found = {name: (await state(self.kernel, ref))[0] for name, ref in refs.items()}
+        return {**found, "seller": found["seller"] - self.seller_before}
 
     async def agreement_status(self) -> str:
         """The agreement's status in the database."""
@@ -121,15 +126,14 @@ class Court:
                 )
                 for table in ("evidence", "dispute_step", "dispute_offer", "ruling", "appeal")
             }
-            row = dict(
-                await raw.fetchrow("SELECT * FROM contracts.dispute WHERE id = $1", self.uuid)
-            )
+            row = await raw.fetchrow("SELECT * FROM contracts.dispute WHERE id = $1", self.uuid)
+        assert row is not None
         return {
             "money": await self.money(),
             "agreement": await self.agreement_status(),
             "grant": await self.grant_status(),
             "counts": counts,
-            "row": row,
+            "row": dict(row),
         }
 
 
@@ -160,18 +164,48 @@ def ruling(buyer_ppm: int = 300_000, **changes: Any) -> dict[str, Any]:
     return {**made, **changes}
 
 
+# Registering a product takes a second: tests of one module share sellers and their plans. The
+# kernel is kept with them, so that its id is not used again.
+_offers: dict[tuple[int, tuple[tuple[str, Any], ...]], tuple[Kernel, Member, Plan]] = {}
+
+
+async def _offer(kernel: Kernel, fields: dict[str, Any], *, alone: bool) -> tuple[Member, Plan]:
+    key = (id(kernel), tuple(sorted(fields.items())))
+    if alone or key not in _offers:
+        seller = await make_party(kernel, Role.SELLER)
+        listing = await make_listing(kernel, seller)
+        plan = await make_plan(kernel, seller, listing.listing_id, **fields)
+        _offers[key] = (kernel, seller, plan)
+    _, seller, plan = _offers[key]
+    return seller.with_fresh_token(kernel), plan
+
+
 async def make_court(
-    kernel: Kernel, client: httpx.AsyncClient, *, arbiters: int = 2, **trade: Any
+    kernel: Kernel,
+    client: httpx.AsyncClient,
+    *,
+    arbiters: int = 2,
+    lots: int = 1,
+    alone: bool = False,
+    **plan: Any,
 ) -> Court:
-    """A fresh trade (license by default) with staff, nothing disputed yet."""
-    fields: dict[str, Any] = {"kind": "license", "price_minor": 10_001, **trade}
+    """A fresh trade (license by default) with staff, nothing disputed yet.
+
+    ``alone`` gives it a seller of its own, whose balance no other case of the module touches.
+    """
+    fields: dict[str, Any] = {"kind": "license", "price_minor": 10_001, **plan}
+    seller, made = await _offer(kernel, fields, alone=alone)
+    buyer = await make_party(kernel, Role.BUYER)
+    agreement = await make_agreement(kernel, buyer, seller, made, lots=lots)
+    grant = await grant_of(kernel, agreement.id)
     return Court(
         kernel=kernel,
         client=client,
-        trade=await make_trade(kernel, **fields),
+        trade=Trade(buyer, seller, made, agreement, grant.id),
         arbiters=tuple([await make_party(kernel, Role.ARBITER) for _ in range(arbiters)]),
         operator=await make_party(kernel, Role.OPERATOR),
         regulator=await make_party(kernel, Role.REGULATOR),
+        seller_before=(await state(kernel, available(seller.party_id, made.currency)))[0],
     )
 
 
@@ -225,6 +259,16 @@ async def ruled(
     court = await in_review(kernel, client, **fields)
     await court.post(court.arbiters[0], "rulings", ruling(buyer_ppm), expect=201)
     return court
+
+
+async def relate(court: Court, one: UUID, other: UUID) -> None:
+    """Put two parties into one affiliate group, as an operator's identity check finds them."""
+    async with court.kernel.unit_of_work() as uow:
+        await (await uow.raw()).execute(
+            "UPDATE parties.party SET affiliate_group = $1 WHERE id = ANY($2)",
+            new_id(),
+            [one, other],
+        )
 
 
 async def appealed(kernel: Kernel, client: httpx.AsyncClient, **fields: Any) -> Court:

@@ -60,8 +60,8 @@ async def make_agreement(
         )
         key = f"test:escrow:{deal.agreement_id.hex}"
         await ledger.post_strict(uow, [Transfer(key, "trade", legs)])
-        (agreement,) = await form(uow, kernel, [deal])
-    return agreement
+        await form(uow, kernel, [deal])
+    return await agreement_of(kernel, deal.agreement_id)
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,8 @@ async def test_over_quota_is_402_with_remaining_and_free(
     assert (again.status_code, again.content) == (200, last.content)
     assert await settled(kernel, small) == 25
     assert (await grant_of(kernel, small.agreement.id)).status == "exhausted"
+    counted = await client.get(f"{ROWS}/count", headers=bearer(token))
+    assert (counted.status_code, counted.json()) == (200, {"count": 1_000})
 
 
 async def test_parallel_readers_exhaust_exactly(client: httpx.AsyncClient, kernel: Kernel) -> None:

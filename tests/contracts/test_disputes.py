@@ -87,7 +87,7 @@ async def test_the_seller_may_dispute_too(kernel: Kernel, client: httpx.AsyncCli
 
 async def test_strangers_learn_nothing(kernel: Kernel, client: httpx.AsyncClient) -> None:
     court = await opened(kernel, client)
-    other = await make_court(kernel, client)
+    other = await make_court(kernel, client, price_minor=1)
     unknown = show("dsp", new_id())
     before = await court.facts()
     for who in (other.buyer, other.seller):
@@ -244,6 +244,32 @@ async def test_a_dispute_takes_what_use_has_left(kernel: Kernel, client: httpx.A
     await verified(kernel)
 
 
+async def test_opening_races_with_release_by_use(kernel: Kernel, client: httpx.AsyncClient) -> None:
+    """Freeze or release first: never both over the same money, never a unit lost."""
+    for _ in range(5):
+        court = await make_court(
+            kernel, client, kind="metered", price_minor=1_000, lot_units=100, lots=5, alone=True
+        )
+        await used(court, 100)
+        results = await together(
+            court.post(court.buyer, "/v1/disputes", request(court)),
+            jobs.accrue(kernel),
+            jobs.accrue(kernel),
+        )
+        answer = results[0]
+        assert isinstance(answer, httpx.Response)
+        assert answer.status_code == 201, answer.text
+        assert all(isinstance(result, int) for result in results[1:])
+        court = replace(court, dispute_id=answer.json()["id"])
+        money = await court.money()
+        assert money in (
+            {"escrow": 0, "buyer": 0, "seller": 950, "frozen": 4_000},
+            {"escrow": 0, "buyer": 0, "seller": 0, "frozen": 5_000},
+        )
+        assert answer.json()["frozen"]["amount_minor"] == money["frozen"]
+    await verified(kernel)
+
+
 async def test_withdrawing_restores_everything(kernel: Kernel, client: httpx.AsyncClient) -> None:
     court = await in_review(kernel, client)
     refused = await court.post(court.seller, "withdraw", {})
@@ -302,11 +328,11 @@ async def test_an_agreement_is_not_disputed_for_ever(
     refused = await court.post(court.buyer, "/v1/disputes", request(court))
     assert (refused.status_code, refused.json()["code"]) == (409, "dispute_limit")
     assert (await court.money())["escrow"] == 10_001
-    page = (await court.get(court.seller, "/v1/disputes?limit=2")).json()
+    page = (await court.get(court.buyer, "/v1/disputes?limit=2")).json()
     assert (len(page["items"]), page["has_more"]) == (2, True)
-    rest = await court.get(court.seller, f"/v1/disputes?limit=2&after={page['next_after']}")
+    rest = await court.get(court.buyer, f"/v1/disputes?limit=2&after={page['next_after']}")
     assert (len(rest.json()["items"]), rest.json()["has_more"]) == (1, False)
-    none = await court.get(court.seller, "/v1/disputes?status=open")
+    none = await court.get(court.buyer, "/v1/disputes?status=open")
     assert none.json()["items"] == []
 
 

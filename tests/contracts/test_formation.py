@@ -5,7 +5,7 @@ import pytest
 from sqlmodel import func, select
 
 from contracts import formation, trace
-from contracts.formation import Deal, form
+from contracts.formation import Deal, Formed, form
 from contracts.models import Agreement
 from listings import offers
 from market.kernel.context import Kernel
@@ -45,7 +45,7 @@ async def test_the_terms_are_signed_and_complete(
 
 
 async def test_a_batch_forms_in_order_or_not_at_all(kernel: Kernel, trade: Trade) -> None:
-    async def form_batch(buyers: list[object]) -> list[Agreement]:
+    async def form_batch(buyers: list[object]) -> list[Formed]:
         async with kernel.unit_of_work() as uow:
             listing = await offers.get_listing(uow, trade.plan.listing_id)
             deals = [
@@ -67,7 +67,7 @@ async def test_a_batch_forms_in_order_or_not_at_all(kernel: Kernel, trade: Trade
             return await form(uow, kernel, deals)
 
     formed = await form_batch([None] * 50)
-    assert [agreement.lots for agreement in formed] == list(range(1, 51))
+    assert [made.terms.lots for made in formed] == list(range(1, 51))
     assert await form_batch([]) == []
     before = await count(kernel)
     with pytest.raises(Exception, match="agreement_two_parties"):

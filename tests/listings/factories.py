@@ -143,7 +143,7 @@ async def make_listing(
     rows: int = 1000,
     live: bool = True,
     table: pa.Table | None = None,
-    title: dict[str, str] | None = None,
+    title: dict[str, Any] | None = None,
     policy: dict[str, Any] | None = None,
     category: str = "transport",
     **product: Any,

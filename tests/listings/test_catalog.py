@@ -28,7 +28,7 @@ from tests.listings.factories import (
 )
 from tests.market.parties.factories import Member, make_party
 
-TITLES = [
+TITLES: list[tuple[dict[str, Any], str]] = [
     ({"en": "Flight delays", "zh": "城市交通运行数据"}, "transport"),
     ({"en": "Airport traffic counts", "zh": "机场客流统计"}, "transport"),
     ({"en": "Hourly weather observations", "zh": "逐小时气象观测"}, "weather"),
@@ -188,7 +188,8 @@ async def test_filters_and_facets(client: httpx.AsyncClient, made: list[MadeList
         ({"q": "x" * 201}, "validation_failed"),
         ({"limit": 0}, "validation_failed"),
         ({"limit": 201}, "validation_failed"),
-        ({"after": "garbage!"}, "cursor_invalid"),
+        ({"after": "garbage!"}, "validation_failed"),
+        ({"after": "garbage"}, "cursor_invalid"),
         ({"after": "WyJyIiwiMSIsIngiXQ"}, "cursor_invalid"),
         ({"after": "WyJuIiwiMjAyNi0wMS0wMSIsIngiXQ"}, "cursor_invalid"),
         ({"after": "WyJ4IiwiMSIsIngiXQ"}, "cursor_invalid"),

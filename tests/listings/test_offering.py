@@ -238,8 +238,9 @@ async def test_unpublished_listings_do_not_exist_for_others(
     assert (await client.get(f"/v1/catalog/{listing_id}/sample")).status_code == 404
     for step in ("submit", "delist"):
         assert (await post(client, other, f"{path}/{step}")).status_code == 404
-    patch = {"headers": {**other.headers(), "If-Match": '"1"'}, "json": {"summary": "x"}}
-    assert (await client.patch(path, **patch)).status_code == 404
+    headers = {**other.headers(), "If-Match": '"1"'}
+    stolen = await client.patch(path, json={"summary": "x"}, headers=headers)
+    assert stolen.status_code == 404
     await post(client, seller, f"{path}/submit")
     await post(client, operator, f"{path}/approve")
     assert (await client.get(path, headers=other.headers())).status_code == 200

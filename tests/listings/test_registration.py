@@ -319,8 +319,9 @@ async def test_foreign_products_do_not_exist(
             assert (foreign.status_code, missing.status_code) == (404, 404)
             assert foreign.json()["code"] == missing.json()["code"] == "product_not_found"
     assert (await post(client, other, f"{path}/submit")).status_code == 404
-    patch = {"headers": {**other.headers(), "If-Match": '"1"'}, "json": {"description": "x"}}
-    assert (await client.patch(path, **patch)).status_code == 404
+    headers = {**other.headers(), "If-Match": '"1"'}
+    stolen = await client.patch(path, json={"description": "x"}, headers=headers)
+    assert stolen.status_code == 404
     for member in (operator, regulator):
         assert (await client.get(path, headers=member.headers())).status_code == 200
     assert (await post(client, regulator, f"{path}/approve")).status_code == 403

@@ -15,9 +15,10 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from starlette.requests import ClientDisconnect
 
 from listings import intake, jobs, versions
-from listings.errors import UploadsBusy, UploadTooLarge
+from listings.errors import UploadInterrupted, UploadsBusy, UploadTooLarge
 from market.kernel.context import Kernel
 from market.kernel.ids import parse
 from market.kernel.security import Role
@@ -221,6 +222,33 @@ async def test_oversize_stops_early(kernel: Kernel, seller: Member, tmp_path: Pa
     with pytest.raises(UploadTooLarge):
         await intake.spool(endless(), tmp_path, max_bytes=1 << 20)
     assert sent == 17
+
+
+async def test_a_lost_or_endless_connection_leaves_nothing(
+    kernel: Kernel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seller: Member,
+    client: httpx.AsyncClient,
+) -> None:
+    product_id = await new_product(client, seller)
+
+    async def lost() -> AsyncIterator[bytes]:
+        yield b"PAR1"
+        raise ClientDisconnect
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"PAR1"
+        await asyncio.sleep(60)
+
+    for body, expected in ((lost(), ClientDisconnect), (slow(), UploadInterrupted)):
+        monkeypatch.setattr(intake, "SPOOL_MAX_S", 0.05)
+        with pytest.raises(expected):
+            await versions.upload_version(
+                kernel, seller.actor, parse("prd", product_id), content_type=PARQUET, body=body
+            )
+    assert await versions_of(client, seller, product_id) == []
+    assert list((kernel.settings.home / "uploads").iterdir()) == []
 
 
 async def test_oversize_over_http(

@@ -395,6 +395,33 @@ def test_a_taken_hold_id_is_refused_also_for_the_rest_of_a_capture() -> None:
     ]
 
 
+def test_a_hold_resolves_once_within_one_batch_too() -> None:
+    voided, captured = new_id(), new_id()
+    later = START + timedelta(1)
+    pay = ((PARTIES[2], 5),)
+    books = _books(all=100)
+    decision = decide(
+        books,
+        [
+            Hold("a", voided, PARTIES[0], 10, later),
+            Void("b", voided),
+            Void("c", voided),
+            Capture("d", voided, "sale", pay),
+            Hold("e", captured, PARTIES[0], 10, later),
+            Capture("f", captured, "sale", pay),
+            Capture("g", captured, "sale", pay),
+            Expire("h", captured),
+        ],
+        now=START,
+        new_id=new_id,
+    )
+    codes = [getattr(result, "code", None) for result in decision.results]
+    late = "hold_resolved"
+    assert codes == [None, None, late, late, None, None, late, late]
+    assert decision.accounts[PARTIES[0].id].posted == 95
+    assert decision.accounts[PARTIES[0].id].held == 0
+
+
 def test_a_reversal_must_mirror_every_leg() -> None:
     past = new_id()
     books = _books(all=100)

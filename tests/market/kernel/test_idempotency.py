@@ -168,6 +168,7 @@ async def test_secret_answers_are_encrypted_at_rest(
             "SELECT body, encrypted FROM kernel.idempotent_answer WHERE key_hash = $1",
             idempotency.hash_key(headers["Idempotency-Key"]),
         )
+    assert row is not None
     assert row["encrypted"] is True
     assert first.json()["effect"].encode() not in row["body"]
 

@@ -113,6 +113,7 @@ def test_forgeries(ring: Keyring, tmp_path: Path) -> None:
 def test_key_bearing_headers_are_refused(tmp_path: Path) -> None:
     ring = Keyring.load(tmp_path, issuer="iss", clock=CLOCK, create=True)
     key = serialization.load_pem_private_key((tmp_path / "0001.pem").read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
     kid = ring.jwks()["keys"][0]["kid"]
     now = CLOCK.timestamp_s()
     claims = {"iss": "iss", "sub": "p", "aud": "api", "iat": now, "exp": now + 9, "jti": "j"}

@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import text
 
 from market.kernel import events
-from market.kernel.context import Kernel
+from market.kernel.context import Kernel, open_kernel
 from market.kernel.db import DatabaseUnavailable, assert_no_unit_of_work
 from market.kernel.ids import new_id
+from market.kernel.settings import Settings
 
 
 async def test_commits_on_exit_and_rolls_back_on_error(kernel: Kernel) -> None:
@@ -76,23 +77,27 @@ async def test_now_is_database_time_plus_offset(kernel: Kernel) -> None:
         assert kernel.clock.now() - datetime.now(UTC) > timedelta(hours=23)
 
 
-async def test_lock_timeout_is_a_bounded_503(kernel: Kernel) -> None:
-    async with kernel.unit_of_work() as uow:
-        await uow.execute(text("SELECT * FROM kernel.sandbox_clock FOR UPDATE"))
+async def test_lock_timeout_maps_to_unavailable(settings: Settings, kernel: Kernel) -> None:
+    impatient = open_kernel(settings.model_copy(update={"lock_timeout_ms": 50}))
+    entered, finish = asyncio.Event(), asyncio.Event()
 
-        async def blocked() -> None:
-            connection = await asyncio.to_thread(_lock_elsewhere, kernel.settings.database_url)
-            assert connection is None
+    async def holder() -> None:
+        async with kernel.unit_of_work() as uow:
+            await uow.execute(text("SELECT * FROM kernel.sandbox_clock FOR UPDATE"))
+            entered.set()
+            await finish.wait()
 
+    async def blocked() -> None:
+        async with impatient.unit_of_work() as uow:
+            await uow.execute(text("SELECT * FROM kernel.sandbox_clock FOR UPDATE"))
+
+    task = asyncio.create_task(holder())
+    await entered.wait()
+    with pytest.raises(DatabaseUnavailable, match="lock timeout"):
         await blocked()
-
-
-def _lock_elsewhere(url: str | None) -> None:
-    import psycopg
-
-    assert url is not None
-    with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.LockNotAvailable):
-        connection.execute("SELECT * FROM kernel.sandbox_clock FOR UPDATE NOWAIT")
+    finish.set()
+    await task
+    await impatient.close()
 
 
 async def test_statement_timeout_maps_to_unavailable(kernel: Kernel) -> None:

@@ -53,7 +53,13 @@ async def test_who_sees_what(client: httpx.AsyncClient, kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
-    "id_", ["1", "prd_0190f3a1b2c37d4e8f90a1b2c3d4e5f6", str(uuid.uuid4()), "pty_" + "G" * 32]
+    "id_",
+    [
+        "1",
+        "prd_0190f3a1b2c37d4e8f90a1b2c3d4e5f6",
+        "0190f3a1-b2c3-7d4e-8f90-a1b2c3d4e5f6",
+        "pty_" + "G" * 32,
+    ],
 )
 async def test_malformed_ids(client: httpx.AsyncClient, kernel: Kernel, id_: str) -> None:
     member = await make_party(kernel, Role.SELLER)

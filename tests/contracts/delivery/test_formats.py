@@ -1,0 +1,95 @@
+"""Formats: what is negotiated, and that values survive."""
+
+import io
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import orjson
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, strategies as st
+
+from contracts.delivery.formats import Format, PageMarks, encode, negotiate
+from contracts.errors import FormatNotOffered
+
+LAST = PageMarks(has_more=False, next_after=None)
+TABLE = pa.table(
+    {
+        "text": pa.array(["=1+1", "-cmd", "-5", "+7.5", "@x", "\tx", 'a"b\n,', None]),
+        "money": pa.array([Decimal("0.10")] * 8, pa.decimal128(10, 2)),
+        "at": pa.array([datetime(2026, 1, 2, 3, 4, 5, 6, UTC)] * 8, pa.timestamp("us", "UTC")),
+        "day": pa.array([date(2026, 1, 2)] * 8),
+        "big": pa.array([2**53 + 1] * 8),
+        "real": pa.array([float("nan"), 0.1, 1e300, -0.0, 5.0, 6.0, 7.0, None]),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, Format.JSON),
+        ("", Format.JSON),
+        ("*/*", Format.JSON),
+        ("application/*", Format.JSON),
+        ("text/csv", Format.CSV),
+        ("TEXT/CSV", Format.CSV),
+        ("application/vnd.apache.parquet, application/json;q=0.5", Format.PARQUET),
+        ("application/json;q=0.4, */*;q=0.6", Format.CSV),
+        ("application/vnd.apache.arrow.stream;charset=x", Format.ARROW),
+    ],
+)
+def test_negotiation(accept: str | None, expected: Format) -> None:
+    assert negotiate(accept) is expected
+
+
+@pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "text/csv;q=nan", "text/csv;q=x", ";"])
+def test_nothing_acceptable(accept: str) -> None:
+    with pytest.raises(FormatNotOffered) as refused:
+        negotiate(accept)
+    assert refused.value.status == 406
+
+
+@given(st.text(max_size=200))
+def test_any_header_is_answered_or_refused(accept: str) -> None:
+    try:
+        chosen: Format | None = negotiate(accept)
+    except FormatNotOffered:
+        chosen = None
+    assert chosen is None or chosen in Format
+
+
+def test_json_keeps_decimals_and_large_integers_exact() -> None:
+    first = orjson.loads(encode(TABLE, Format.JSON, LAST))["items"][0]
+    assert first == {
+        "text": "=1+1",
+        "money": "0.10",
+        "at": "2026-01-02T03:04:05.000006Z",
+        "day": "2026-01-02",
+        "big": 2**53 + 1,
+        "real": None,
+    }
+
+
+def test_csv_disarms_formulas_and_only_them() -> None:
+    lines = encode(TABLE.select(["text"]), Format.CSV, LAST).decode().split("\n")
+    assert lines[1:7] == ['"\'=1+1"', '"\'-cmd"', '"-5"', '"+7.5"', '"\'@x"', '"\'\tx"']
+    assert encode(TABLE, Format.CSV, LAST).decode().splitlines()[1].startswith('"\'=1+1",0.10,')
+
+
+def test_binary_formats_carry_everything_unchanged() -> None:
+    arrow = pyarrow.ipc.open_stream(encode(TABLE, Format.ARROW, LAST)).read_all()
+    parquet = pq.read_table(io.BytesIO(encode(TABLE, Format.PARQUET, LAST)))
+    for read in (arrow, parquet):
+        assert read.schema.names == TABLE.schema.names
+        assert read.drop_columns(["real"]).equals(TABLE.drop_columns(["real"]))
+        assert str(read["real"]) == str(TABLE["real"])
+
+
+def test_an_empty_page_is_a_page_in_every_format() -> None:
+    empty = TABLE.slice(0, 0)
+    assert orjson.loads(encode(empty, Format.JSON, LAST))["items"] == []
+    assert encode(empty, Format.CSV, LAST).count(b"\n") == 1
+    assert pq.read_table(io.BytesIO(encode(empty, Format.PARQUET, LAST))).num_rows == 0

@@ -1,0 +1,141 @@
+"""One run of Schemathesis against a live market: its configuration, the process, its report."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.api_world import PEERS, ApiWorld
+
+HOOKS = Path(__file__).with_name("api_hooks.py")
+PHASES = ("examples", "coverage", "fuzzing", "stateful")
+# Renewed before it expires (access_token_ttl_s).
+LOGIN_REFRESH_S = 600
+REQUEST_TIMEOUT_S = 30
+# How often a parameter names something that exists.
+KNOWN_ID_PROBABILITY = 0.7
+
+# Fields of bodies and queries that name something, by the path parameter of the same kind.
+_NAMED = {
+    "body.agreement_id": "agreement_id",
+    "body.arbiter_id": "party_id",
+    "body.listing_id": "listing_id",
+    "body.plan_id": "plan_id",
+    "body.product_id": "product_id",
+    "query.agreement_id": "agreement_id",
+    "query.grant_id": "grant_id",
+    "query.listing_id": "listing_id",
+    "query.order_id": "order_id",
+    "query.party_id": "party_id",
+    "query.plan_id": "plan_id",
+}
+_WORDS = {
+    "body.card": ("tok_success", "tok_declined", "tok_delayed", "tok_timeout"),
+    "body.destination": ("dst_success", "dst_closed", "dst_delayed"),
+    "body.money.currency": ("CNY", "USD"),
+    "body.currency": ("CNY", "USD"),
+    "path.number": (1, 2),
+    "query.q": ("flights", "航班"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run ended: exit code, printed text, and the JSON report."""
+
+    code: int
+    text: str
+    report: Mapping[str, Any]
+
+
+def run_contract(
+    url: str,
+    world: ApiWorld,
+    folder: Path,
+    *,
+    seed: int,
+    examples: int,
+    max_time_s: int | None = None,
+    options: Sequence[str] = (),
+) -> Outcome:
+    """Check the API at ``url``; ``examples`` per operation, in at most ``max_time_s`` if given."""
+    login = folder / "users.json"
+    login.write_text(json.dumps({"auth": list(_users(world))}))
+    config = folder / "schemathesis.toml"
+    config.write_text("\n".join(_configuration(world, login, seed)))
+    report = folder / "report.json"
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
+    command += [f"{url}/openapi.json", "--no-color", "--phases", ",".join(PHASES)]
+    command += ["--max-examples", str(examples), "--continue-on-failure", "--checks", "all"]
+    command += ["--report", "json", "--report-json-path", str(report)]
+    command += [*(["--max-time", str(max_time_s)] if max_time_s else []), *options]
+    environment = {**os.environ, "MARKET_CONTRACT_KEPT": json.dumps(list(world.kept))}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    found = json.loads(report.read_text()) if report.exists() else {}
+    return Outcome(done.returncode, done.stdout + done.stderr, found)
+
+
+def _users(world: ApiWorld) -> list[dict[str, Any]]:
+    """Web Fuzzing Commons: who may act; each operation takes the first whom it serves."""
+    entries: list[dict[str, Any]] = []
+    for name, member in world.users.items():
+        form = f"client_id={member.client_id}&client_secret={member.client_secret}"
+        entries.append(
+            {
+                "name": name,
+                "loginEndpointAuth": {
+                    "endpoint": "/oauth2/token",
+                    "verb": "POST",
+                    "contentType": "application/x-www-form-urlencoded",
+                    "payloadRaw": f"grant_type=client_credentials&{form}",
+                    "token": {
+                        "extractFrom": "body",
+                        "extractSelector": "/access_token",
+                        "sendIn": "header",
+                        "sendName": "Authorization",
+                        "sendTemplate": "Bearer {token}",
+                    },
+                },
+            }
+        )
+    delivery = {"name": "Authorization", "value": f"Bearer {world.delivery_token}"}
+    entries.append({"name": "delivery", "fixedHeaders": [delivery]})
+    return entries
+
+
+def _configuration(world: ApiWorld, login: Path, seed: int) -> list[str]:
+    lines = [
+        f"seed = {seed}",
+        f"hooks = {json.dumps(str(HOOKS))}",
+        f"request-timeout = {REQUEST_TIMEOUT_S}",
+        # The event stream never ends by itself.
+        "max-stream-events = 1",
+        "[cache]",
+        "enabled = false",
+        "[generation]",
+        'database = "none"',
+        "[auth.wfc]",
+        f"path = {json.dumps(str(login))}",
+        f"refresh_interval = {LOGIN_REFRESH_S}",
+        f"peers = {json.dumps(list(PEERS))}",
+    ]
+    bound: dict[str, Sequence[str | int]] = {
+        **{f"path.{name}": ids for name, ids in world.ids.items()},
+        **{field: world.ids[name] for field, name in _NAMED.items()},
+        **_WORDS,
+    }
+    for number, (field, values) in enumerate(bound.items()):
+        lines += [f"[dictionaries.d{number}]", f"values = {json.dumps(list(values))}"]
+        lines += [f"[parameters.{json.dumps(field)}]", f'dictionary = "d{number}"']
+        lines.append(f"probability = {KNOWN_ID_PROBABILITY}")
+    return lines + _EXPECTATIONS.splitlines()
+
+
+_EXPECTATIONS = """
+"""
