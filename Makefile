@@ -9,6 +9,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 PYDVL := .venv/peers/pydvl/.installed
+STRIPE_MOCK := .venv/go/bin/stripe-mock
 TEST_JOBS ?= 2
 PYTHON ?=
 export PYTHON
@@ -17,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(RUNTIME) ## Play one whole trade on real data, then serve it (EXIT=1: end after it)
@@ -35,6 +36,10 @@ test: $(DEVELOPMENT) ## Run all tests (ARGS="-k name")
 .PHONY: coverage
 coverage: $(DEVELOPMENT) ## Run all tests and report branch coverage (at least 90 %)
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+.PHONY: test-stripe
+test-stripe: $(DEVELOPMENT) $(STRIPE_MOCK) ## Send every request of the Stripe rail to stripe-mock
+	@STRIPE_MOCK=$(STRIPE_MOCK) $(BIN)/python -m pytest -q tests/settlement/rails/contract_stripe_mock.py $(ARGS)
 
 .PHONY: check
 check: check-lock check-style check-types check-layers check-schema check-openapi ## Run every check but the tests
@@ -103,3 +108,8 @@ $(PYDVL): tests/benchmarks/peers/pydvl.lock | $(RUNTIME)
 	@.venv/peers/pydvl/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
 		--no-deps --require-hashes --requirement $<
 	@touch $@
+
+# Stripe's own judge of requests, built by Go >= 1.24; modules stay inside .venv, and removable.
+$(STRIPE_MOCK): | $(RUNTIME)
+	@GOBIN="$(CURDIR)/.venv/go/bin" GOPATH="$(CURDIR)/.venv/go/path" GOFLAGS=-modcacherw \
+		go install github.com/stripe/stripe-mock@latest

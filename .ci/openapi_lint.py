@@ -21,8 +21,9 @@ OPERATION_ID = re.compile(r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
 PAGE_LIMIT_MAX = 200
 # Rows of data are delivered in larger pages than objects (settings.delivery_page_max_rows).
 PAGE_LIMITS = {"/v1/delivery/rows": 100_000}
-# POSTs that standards define without the header, or that change nothing.
-KEYLESS_POSTS = frozenset({"/oauth2/token"})
+# POSTs that standards define without the header, or that change nothing; Stripe's events carry
+# an id of their own, stored once.
+KEYLESS_POSTS = frozenset({"/oauth2/token", "/v1/webhooks/stripe/{source}"})
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -15,6 +15,7 @@ MODELS = (
     "listings.models",
     "pricing.models",
     "settlement.models",
+    "settlement.rail_models",
     "contracts.models",
     "contracts.dispute_models",
     "market.matching.models",

@@ -26,7 +26,8 @@ from market.parties import endpoints as party_endpoints
 from market.schedule import SCHEDULE
 from market.worker import in_process
 from pricing import endpoints as pricing_endpoints
-from settlement import endpoints as settlement_endpoints
+from settlement import endpoints as settlement_endpoints, rail_endpoints
+from settlement.rails.choice import close_rail
 
 # Uploads count their own bytes against settings.upload_max_bytes.
 STREAMED_PATHS = re.compile(r"^/v1/products/[^/]+/versions$")
@@ -45,6 +46,7 @@ ROUTERS = (
     contract_endpoints.router,
     dispute_endpoints.router,
     settlement_endpoints.router,
+    rail_endpoints.router,
     console_endpoints.router,
     events.router,
     sandbox.router,
@@ -91,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
             kernel = open_kernel(settings)
             stack.push_async_callback(kernel.close)
             app.state.kernel = kernel
+            stack.push_async_callback(close_rail, kernel)
             stack.push_async_callback(close_meter, kernel)
             app.state.matching_engine = await stack.enter_async_context(MatchingEngine(kernel))
             if settings.worker_in_process:

@@ -4,7 +4,7 @@ from contracts import dispute_jobs, jobs as contract_jobs
 from listings import jobs as listing_jobs
 from market.operations import retention
 from market.worker import ScheduledJob, every
-from settlement import checkpoints, jobs as settlement_jobs
+from settlement import checkpoints, jobs as settlement_jobs, webhooks
 
 # Use and money first; sweepers of what nobody waits for last. Deadlines are hours to days, so a
 # few seconds of delay cost nothing: expiry is checked at the use itself, not by the sweeper.
@@ -13,6 +13,8 @@ SCHEDULE = [
     ScheduledJob("accrue", contract_jobs.accrue, every(2)),
     ScheduledJob("run_top_ups", settlement_jobs.run_top_ups, every(2)),
     ScheduledJob("run_payouts", settlement_jobs.run_payouts, every(2)),
+    ScheduledJob("run_refunds", settlement_jobs.run_refunds, every(2)),
+    ScheduledJob("process_webhooks", webhooks.process_webhooks, every(2)),
     ScheduledJob("end_leases", contract_jobs.end_leases, every(5)),
     ScheduledJob("close_out", contract_jobs.close_out, every(5)),
     ScheduledJob("close_windows", contract_jobs.close_windows, every(5)),

@@ -1,14 +1,19 @@
 """Refusals of settlement that reach a client. The tree:
 
 PaymentRequired 402   InsufficientFunds · CardDeclined
-Conflict 409          HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
+BadRequest 400        WebhookSignatureInvalid · WebhookMalformed
+Conflict 409          PayoutAccountNotReady · NotRefundable · NotChallenged
+                      · HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
                       · BalanceLimit
-NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound
-Invalid 422           AmountTooSmall
+NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound · WebhookEventNotFound
+                      · SavedCardNotFound
+Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted
+                      · DestinationNotAccepted
 Unavailable 503       LedgerBusy · RailUnavailable
 """
 
 from market.kernel.errors import (
+    BadRequest,
     Conflict,
     Invalid,
     MarketError,
@@ -105,6 +110,59 @@ class PayoutNotFound(NotFound):
 class AmountTooSmall(Invalid):
     code = "amount_too_small"
     title = "The amount is below the minimum"
+
+
+class NotChallenged(Conflict):
+    code = "not_challenged"
+    title = "The top-up waits for no authentication"
+
+
+class AmountNotPayable(Invalid):
+    """The provider cannot move this amount in this currency (whole units, tens, no support)."""
+
+    code = "amount_not_payable"
+    title = "The payment provider cannot move this amount"
+
+
+class CardNotAccepted(Invalid):
+    code = "card_not_accepted"
+    title = "This exchange's payment provider does not take such a card token"
+
+
+class DestinationNotAccepted(Invalid):
+    code = "destination_not_accepted"
+    title = "This exchange's payment provider does not pay to such a destination"
+
+
+class PayoutAccountNotReady(Conflict):
+    code = "payout_account_not_ready"
+    title = "The payout account is not complete"
+    default_hint = "Complete it at the `onboarding_url` of POST /v1/payout-accounts."
+
+
+class NotRefundable(Conflict):
+    code = "not_refundable"
+    title = "The top-up cannot be refunded by this amount"
+
+
+class SavedCardNotFound(NotFound):
+    code = "saved_card_not_found"
+    title = "No such saved card"
+
+
+class WebhookEventNotFound(NotFound):
+    code = "webhook_event_not_found"
+    title = "No such webhook event"
+
+
+class WebhookSignatureInvalid(BadRequest):
+    code = "webhook_signature_invalid"
+    title = "The webhook's signature is not valid now"
+
+
+class WebhookMalformed(BadRequest):
+    code = "webhook_malformed"
+    title = "The webhook is not an event"
 
 
 _BY_CODE: dict[str, type[MarketError]] = {

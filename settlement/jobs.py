@@ -6,20 +6,28 @@ No job calls the rail while a unit of work is open; what it is about to ask is c
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import structlog
 
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
-from settlement import ledger, payouts, top_ups
+from settlement import ledger, payouts, refunds, top_ups
 from settlement.checkpoints import write_checkpoint
 from settlement.commands import Applied, Expire
 from settlement.errors import RailUnavailable
 from settlement.models import TopUp
+from settlement.rails.base import Chargeback
 from settlement.rails.choice import rail_of
 
-__all__ = ["expire_holds", "run_chargebacks", "run_payouts", "run_top_ups", "write_checkpoint"]
+__all__ = [
+    "expire_holds",
+    "run_chargebacks",
+    "run_payouts",
+    "run_refunds",
+    "run_top_ups",
+    "take_chargeback",
+    "write_checkpoint",
+]
 
 HOLDS_PER_RUN = 500
 RAIL_CALLS_PER_RUN = 50
@@ -38,9 +46,10 @@ WHERE h.expires_at > $1 AND h.expires_at <= $2
 ORDER BY h.expires_at LIMIT $3
 """
 _DUE_TOP_UPS = """
-UPDATE settlement.top_up SET next_attempt_at = $1 + $2::interval
+UPDATE settlement.top_up
+SET next_attempt_at = $1 + least(greatest($2::interval, ($1 - created_at) / 2), interval '1 hour')
 WHERE id IN (SELECT id FROM settlement.top_up
-             WHERE status = 'pending' AND next_attempt_at <= $1
+             WHERE status = 'pending' AND next_attempt_at <= $1 AND rail = $4
              ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED)
 RETURNING id
 """
@@ -68,7 +77,7 @@ async def run_top_ups(kernel: Kernel) -> int:
     rail = rail_of(kernel)
     async with kernel.unit_of_work() as uow:
         rows = await (await uow.raw()).fetch(
-            _DUE_TOP_UPS, uow.now, top_ups.LEASE, RAIL_CALLS_PER_RUN
+            _DUE_TOP_UPS, uow.now, top_ups.LEASE, RAIL_CALLS_PER_RUN, rail.name
         )
     done = 0
     for row in rows:
@@ -89,7 +98,7 @@ async def run_payouts(kernel: Kernel) -> int:
     """Ask the rail for due payouts and take over its answers. Returns how many ended."""
     rail = rail_of(kernel)
     async with kernel.unit_of_work() as uow:
-        due = await payouts.claim_due(uow, RAIL_CALLS_PER_RUN)
+        due = await payouts.claim_due(uow, RAIL_CALLS_PER_RUN, rail_name=rail.name)
     done = 0
     for request, first in due:
         try:
@@ -110,24 +119,48 @@ async def run_chargebacks(kernel: Kernel) -> int:
         position = await _read_cursor(uow, name)
     done = 0
     for chargeback in await rail.list_chargebacks(position, RAIL_CALLS_PER_RUN):
-        done += await _charge_back(kernel, chargeback.charge_key)
+        done += await take_chargeback(kernel, chargeback)
         # After each: a chargeback is read again after a crash, never skipped.
         async with kernel.unit_of_work() as uow:
             await _write_cursor(uow, name, chargeback.position)
     return done
 
 
-async def _charge_back(kernel: Kernel, top_up_id: UUID) -> bool:
+async def take_chargeback(kernel: Kernel, chargeback: Chargeback) -> bool:
+    """Debit a charged back top-up, or give back what the bank gave back; True if it changed."""
+    top_up_id = chargeback.charge_key
     async with kernel.unit_of_work() as uow:
         top_up = await uow.session.get(TopUp, top_up_id)
     if top_up is None:
         _log.error("chargeback_of_unknown_charge", charge=str(top_up_id))
         return False
+    if chargeback.amount_minor == 0:
+        async with kernel.unit_of_work() as uow:
+            return await top_ups.reinstate(uow, top_up_id)
     if top_up.status == "pending":
         # The charge succeeded, or it could not be charged back; its own answer is still due.
         async with kernel.unit_of_work() as uow:
             await top_ups.settle(uow, top_up_id, top_ups.SUCCEEDED)
-    return await top_ups.charge_back_patiently(kernel, top_up_id)
+    return await top_ups.charge_back_patiently(
+        kernel, top_up_id, amount_minor=chargeback.amount_minor
+    )
+
+
+async def run_refunds(kernel: Kernel) -> int:
+    """Ask the rail for due refunds and take over its answers. Returns how many ended."""
+    rail = rail_of(kernel)
+    async with kernel.unit_of_work() as uow:
+        due = await refunds.claim_due(uow, RAIL_CALLS_PER_RUN, rail_name=rail.name)
+    done = 0
+    for request in due:
+        try:
+            answer = await rail.refund(request)
+        except RailUnavailable:
+            _log.warning("rail_unavailable", refund=str(request.key))
+            continue
+        async with kernel.unit_of_work() as uow:
+            done += await refunds.settle(uow, request.key, answer)
+    return done
 
 
 async def _read_cursor(uow: UnitOfWork, name: str) -> str:

@@ -315,6 +315,7 @@ class TopUp(SQLModel, table=True):
     request_hash: bytes = Field(sa_column=_bytes())
     status: str = Field(sa_column=_text())
     failure_code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    redirect_url: str | None = Field(default=None, sa_column=_text(nullable=True))
     next_attempt_at: datetime = Field(sa_column=_time())
     created_at: datetime = Field(sa_column=_time())
     updated_at: datetime = Field(sa_column=_time())
@@ -376,6 +377,9 @@ class SandboxCharge(SQLModel, table=True):
             "key",
             postgresql_where=text("charged_back_at IS NOT NULL"),
         ),
+        CheckConstraint(
+            "authentication IN ('approved', 'refused')", name="sandbox_charge_authentication"
+        ),
         SCHEMA,
     )
 
@@ -385,6 +389,25 @@ class SandboxCharge(SQLModel, table=True):
     card: str = Field(sa_column=_text())
     created_at: datetime = Field(sa_column=_time())
     charged_back_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    authentication: str | None = Field(default=None, sa_column=_text(nullable=True))
+    authenticated_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+
+
+class SandboxRefund(SQLModel, table=True):
+    """The sandbox rail's own record of a refund."""
+
+    __tablename__ = "sandbox_refund"
+    __table_args__ = (
+        CheckConstraint(AMOUNT_SQL, name="sandbox_refund_amount"),
+        Index("sandbox_refund_charge", "charge_key"),
+        SCHEMA,
+    )
+
+    key: UUID = Field(sa_column=_uuid(primary_key=True))
+    charge_key: UUID = Field(sa_column=_uuid())
+    amount_minor: int = Field(sa_column=_bigint())
+    currency: str = Field(sa_column=_currency())
+    created_at: datetime = Field(sa_column=_time())
 
 
 class SandboxPayout(SQLModel, table=True):

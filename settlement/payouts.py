@@ -38,7 +38,7 @@ SET status = 'submitted', attempts = attempts + 1, updated_at = $1,
     next_attempt_at = $1 + least($2::interval * (1 << least(attempts, 12)), $3::interval)
 WHERE id IN (
     SELECT id FROM settlement.payout
-    WHERE status IN ('pending', 'submitted') AND next_attempt_at <= $1
+    WHERE status IN ('pending', 'submitted') AND next_attempt_at <= $1 AND rail = $5
     ORDER BY next_attempt_at LIMIT $4 FOR UPDATE SKIP LOCKED)
 RETURNING id, amount_minor, currency, destination, attempts
 """
@@ -60,12 +60,13 @@ async def create_payout(kernel: Kernel, actor: Actor, body: PayoutRequest) -> Pa
         )
     async with kernel.unit_of_work() as uow:
         await require_verified(uow, actor.party_id)
+        destination = await rail.destination_of(uow, actor.party_id, body.destination, money)
         payout = Payout(
             id=new_id(),
             party_id=actor.party_id,
             amount_minor=money.amount_minor,
             currency=money.currency,
-            destination=body.destination,
+            destination=destination,
             rail=rail.name,
             status=PayoutStatus.PENDING,
             attempts=0,
@@ -81,12 +82,14 @@ async def create_payout(kernel: Kernel, actor: Actor, body: PayoutRequest) -> Pa
     return view
 
 
-async def claim_due(uow: UnitOfWork, limit: int) -> list[tuple[RailPayout, bool]]:
+async def claim_due(
+    uow: UnitOfWork, limit: int, *, rail_name: str
+) -> list[tuple[RailPayout, bool]]:
     """Mark due payouts as submitted; returns their rail requests, and whether it is the first try.
 
     The commit of this unit of work is what persists the key before the call.
     """
-    rows = await (await uow.raw()).fetch(_CLAIM, uow.now, RETRY_START, RETRY_MAX, limit)
+    rows = await (await uow.raw()).fetch(_CLAIM, uow.now, RETRY_START, RETRY_MAX, limit, rail_name)
     return [
         (
             RailPayout(row["id"], row["amount_minor"], row["currency"], row["destination"]),
@@ -103,7 +106,10 @@ async def ask_rail(rail: Rail, request: RailPayout, *, first: bool) -> RailAnswe
 
 
 async def settle(uow: UnitOfWork, payout_id: UUID, answer: RailAnswer) -> bool:
-    """Take over the rail's answer, once; returns whether it was the final one. Locks the row."""
+    """Take over the rail's answer, once; returns whether it was the final one. Locks the row.
+
+    A bank may send a paid payout back days later: then the money comes back from clearing.
+    """
     query = (
         select(Payout)
         .where(Payout.id == payout_id)
@@ -111,7 +117,10 @@ async def settle(uow: UnitOfWork, payout_id: UUID, answer: RailAnswer) -> bool:
         .execution_options(populate_existing=True)
     )
     payout = (await uow.session.exec(query)).one()
-    if payout.status != PayoutStatus.SUBMITTED or answer.status is RailStatus.PENDING:
+    late = payout.status == PayoutStatus.PAID and answer.status is RailStatus.FAILED
+    if not late and (
+        payout.status != PayoutStatus.SUBMITTED or answer.status is RailStatus.PENDING
+    ):
         return False
     payout.updated_at = uow.now
     if answer.status is RailStatus.SUCCEEDED:
@@ -120,9 +129,15 @@ async def settle(uow: UnitOfWork, payout_id: UUID, answer: RailAnswer) -> bool:
     else:
         payout.status = PayoutStatus.FAILED
         payout.failure_code = answer.failure_code
-        await _move(uow, payout, "returned", AccountKind.IN_TRANSIT, AccountKind.AVAILABLE)
+        source = AccountKind.CLEARING if late else AccountKind.IN_TRANSIT
+        await _move(uow, payout, "returned", source, AccountKind.AVAILABLE)
     _emit(uow, payout)
     return True
+
+
+def rail_request_of(payout: Payout) -> RailPayout:
+    """The rail's request of a payout; its id is the key."""
+    return RailPayout(payout.id, payout.amount_minor, payout.currency, payout.destination)
 
 
 async def get_payout(kernel: Kernel, actor: Actor, payout_id: UUID) -> PayoutView:

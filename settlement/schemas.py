@@ -14,9 +14,11 @@ from settlement.models import PayoutStatus, TopUpStatus
 
 CardToken = Annotated[
     str,
-    StringConstraints(pattern=r"^tok_[a-z0-9_]{1,60}$"),
+    StringConstraints(pattern=r"^(checkout_save|(tok|pm)_[A-Za-z0-9_]{1,60})$"),
     Field(
-        description="A card token of the payment provider; card numbers never come here.",
+        description="A card token of the payment provider; card numbers never come here. Stripe: "
+        "null to pay at `redirect_url`, `checkout_save` to save the card there, `pm_…` for a "
+        "saved one.",
         examples=["tok_success"],
     ),
 ]
@@ -32,7 +34,7 @@ class TopUpRequest(Schema):
     """Pay money in by card."""
 
     money: Money
-    card: CardToken
+    card: CardToken | None = None
 
 
 class TopUpView(Schema):
@@ -44,6 +46,9 @@ class TopUpView(Schema):
     rail: str
     status: TopUpStatus
     failure_code: str | None
+    redirect_url: str | None = Field(
+        description="Where the payer has to go while it is pending (checkout, 3-D Secure)."
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -52,7 +57,9 @@ class PayoutRequest(Schema):
     """Take money out to a bank account."""
 
     money: Money
-    destination: DestinationToken
+    destination: DestinationToken | None = Field(
+        default=None, description="Stripe: null, for your payout account."
+    )
 
 
 class PayoutView(Schema):

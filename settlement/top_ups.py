@@ -15,6 +15,7 @@ import hashlib
 from datetime import timedelta
 from uuid import UUID
 
+import structlog
 from sqlmodel import col, select
 
 from market.kernel.context import Kernel
@@ -28,17 +29,27 @@ from market.parties.access import may_oversee
 from market.parties.directory import after_id
 from settlement import escrow, ledger
 from settlement.accounts import AccountKind, AccountRef
-from settlement.commands import Leg, Transfer
-from settlement.errors import CardDeclined, InsufficientFunds, RailUnavailable, TopUpNotFound
+from settlement.commands import Applied, Leg, Transfer
+from settlement.errors import (
+    CardDeclined,
+    InsufficientFunds,
+    NotChallenged,
+    RailUnavailable,
+    TopUpNotFound,
+)
 from settlement.models import TopUp, TopUpStatus
+from settlement.rail_schemas import Authentication
 from settlement.rails.base import ChargeRequest, Rail, RailAnswer, RailStatus
 from settlement.rails.choice import rail_of
+from settlement.rails.sandbox import SandboxRail
 from settlement.schemas import TopUpRequest, TopUpView
 
 # How long a request may take before the job asks the rail in its place.
 LEASE = timedelta(seconds=30)
 CHARGEBACK_ATTEMPTS_MAX = 5
 SUCCEEDED = RailAnswer(RailStatus.SUCCEEDED)
+
+_log = structlog.get_logger(__name__)
 
 
 async def create_top_up(kernel: Kernel, actor: Actor, body: TopUpRequest) -> TopUpView:
@@ -49,8 +60,9 @@ async def create_top_up(kernel: Kernel, actor: Actor, body: TopUpRequest) -> Top
     """
     actor.require(Role.BUYER, Role.SELLER)
     rail = rail_of(kernel)
+    card = rail.card_of(body.card, body.money)
     async with kernel.unit_of_work() as uow:
-        top_up = await _open(uow, actor, body, rail_name=rail.name)
+        top_up = await _open(uow, actor, body, card=card, rail_name=rail.name)
     answer = RailAnswer(RailStatus.PENDING)
     if top_up.status == TopUpStatus.PENDING:
         with contextlib.suppress(RailUnavailable):
@@ -70,58 +82,111 @@ async def create_top_up(kernel: Kernel, actor: Actor, body: TopUpRequest) -> Top
 async def settle(uow: UnitOfWork, top_up_id: UUID, answer: RailAnswer) -> TopUp:
     """Take over the rail's answer: credit or fail a pending top-up, once. Locks its row."""
     top_up = await lock_top_up(uow, top_up_id)
-    if top_up.status != TopUpStatus.PENDING or answer.status is RailStatus.PENDING:
+    if top_up.status != TopUpStatus.PENDING:
+        return top_up
+    if answer.status is RailStatus.PENDING:
+        top_up.redirect_url = answer.redirect_url or top_up.redirect_url
         return top_up
     top_up.updated_at = uow.now
+    top_up.redirect_url = None
+    asked = (top_up.amount_minor, top_up.currency)
     if answer.status is RailStatus.FAILED:
         top_up.status = TopUpStatus.FAILED
         top_up.failure_code = answer.failure_code
+    elif answer.paid is not None and answer.paid != asked:
+        # Whatever this is, it is not the payment that was asked for: people look at it.
+        top_up.status = TopUpStatus.FAILED
+        top_up.failure_code = "amount_mismatch"
+        _log.error("top_up_mismatch", top_up=str(top_up.id), asked=asked, paid=answer.paid)
+        uow.emit(
+            "rail.amount_mismatch",
+            top_up.id,
+            {"asked": list(asked), "paid": list(answer.paid), "rail": top_up.rail},
+        )
     else:
         top_up.status = TopUpStatus.SUCCEEDED
         legs = (
             (AccountRef(AccountKind.CLEARING, None, top_up.currency), -top_up.amount_minor),
             (_available(top_up), top_up.amount_minor),
         )
-        key = f"top_up:{top_up.id.hex}:credit"
+        key = _key(top_up, "credit")
         await ledger.post_strict(uow, [Transfer(key, "top_up", legs, memo_id=top_up.id)])
     _emit(uow, top_up)
     return top_up
 
 
-async def charge_back(uow: UnitOfWork, top_up_id: UUID) -> bool:
+async def charge_back(uow: UnitOfWork, top_up_id: UUID, *, amount_minor: int | None = None) -> bool:
     """The cardholder's bank took the money back: debit the party, what is missing as its debt.
 
+    ``amount_minor`` None is the whole top-up. What was refunded already is not taken twice.
     Returns whether anything was done. Raises InsufficientFunds when the balance moved while it
     was being read; call again in a new unit of work.
     """
     top_up = await lock_top_up(uow, top_up_id)
     if top_up.status != TopUpStatus.SUCCEEDED:
         return False
+    if await ledger.recall(uow, _key(top_up, "reinstate")) is not None:
+        return False
     top_up.status = TopUpStatus.CHARGED_BACK
     top_up.updated_at = uow.now
+    taken = min(
+        top_up.amount_minor if amount_minor is None else amount_minor,
+        top_up.amount_minor - await refunded_minor(uow, top_up_id),
+    )
+    if taken <= 0:
+        _emit(uow, top_up)
+        return True
     available = _available(top_up)
     # Read without a lock (locks are taken in one order, by post); post refuses if it moved.
-    paid = min(top_up.amount_minor, await escrow.balance(uow, available))
-    legs: list[Leg] = [
-        (AccountRef(AccountKind.CLEARING, None, top_up.currency), top_up.amount_minor)
-    ]
+    paid = min(taken, await escrow.balance(uow, available))
+    legs: list[Leg] = [(AccountRef(AccountKind.CLEARING, None, top_up.currency), taken)]
     if paid:
         legs.append((available, -paid))
-    if paid < top_up.amount_minor:
+    if paid < taken:
         debt = AccountRef(AccountKind.RECEIVABLE, top_up.party_id, top_up.currency)
-        legs.append((debt, paid - top_up.amount_minor))
-    key = f"top_up:{top_up.id.hex}:chargeback"
+        legs.append((debt, paid - taken))
+    key = _key(top_up, "chargeback")
     await ledger.post_strict(uow, [Transfer(key, "chargeback", tuple(legs), memo_id=top_up.id)])
     _emit(uow, top_up)
     return True
 
 
-async def charge_back_patiently(kernel: Kernel, top_up_id: UUID) -> bool:
+async def reinstate(uow: UnitOfWork, top_up_id: UUID) -> bool:
+    """The bank gave a charged back payment back: undo the debit. Returns whether anything was done.
+
+    A charge can be charged back once (the ledger key remembers it), so this is final.
+    """
+    top_up = await lock_top_up(uow, top_up_id)
+    if top_up.status != TopUpStatus.CHARGED_BACK:
+        return False
+    top_up.status = TopUpStatus.SUCCEEDED
+    top_up.updated_at = uow.now
+    done = await ledger.recall(uow, _key(top_up, "chargeback"))
+    if isinstance(done, Applied) and done.transfer_id is not None:
+        key = _key(top_up, "reinstate")
+        await ledger.reverse(uow, key, done.transfer_id, memo_id=top_up.id)
+    _emit(uow, top_up)
+    return True
+
+
+async def refunded_minor(uow: UnitOfWork, top_up_id: UUID) -> int:
+    """Minor units of a top-up that went back to its card, or are on their way."""
+    refunded = await (await uow.raw()).fetchval(
+        "SELECT coalesce(sum(amount_minor), 0) FROM settlement.refund "
+        "WHERE top_up_id = $1 AND status <> 'failed'",
+        top_up_id,
+    )
+    return int(refunded)
+
+
+async def charge_back_patiently(
+    kernel: Kernel, top_up_id: UUID, *, amount_minor: int | None = None
+) -> bool:
     """:func:`charge_back` in its own unit of work, again when the balance was being spent."""
     for attempt in range(CHARGEBACK_ATTEMPTS_MAX):
         try:
             async with kernel.unit_of_work() as uow:
-                return await charge_back(uow, top_up_id)
+                return await charge_back(uow, top_up_id, amount_minor=amount_minor)
         except InsufficientFunds:
             if attempt + 1 == CHARGEBACK_ATTEMPTS_MAX:
                 raise
@@ -132,6 +197,30 @@ async def ask_rail(rail: Rail, top_up: TopUp) -> RailAnswer:
     """For the worker: what became of the charge; charges now if the rail never got it."""
     found = await rail.find_charge(top_up.id)
     return found if found is not None else await rail.charge(charge_of(top_up))
+
+
+async def authenticate(
+    kernel: Kernel, actor: Actor, top_up_id: UUID, body: Authentication
+) -> TopUpView:
+    """Answer the sandbox's 3-D Secure challenge and settle the top-up.
+
+    Raises TopUpNotFound (404: also another's), NotChallenged (409), RailUnavailable (503: not
+    the sandbox rail).
+    """
+    rail = rail_of(kernel)
+    if not isinstance(rail, SandboxRail):
+        raise TopUpNotFound
+    async with kernel.unit_of_work() as uow:
+        top_up = await uow.session.get(TopUp, top_up_id)
+    if top_up is None or top_up.party_id != actor.party_id:
+        raise TopUpNotFound
+    if not await rail.authenticate(top_up_id, approved=body.outcome == "approved"):
+        raise NotChallenged
+    answer = await ask_rail(rail, top_up)
+    async with kernel.unit_of_work() as uow:
+        view = view_of(await settle(uow, top_up_id, answer))
+        await uow.answer(view)
+    return view
 
 
 async def get_top_up(kernel: Kernel, actor: Actor, top_up_id: UUID) -> TopUpView:
@@ -172,7 +261,9 @@ async def lock_top_up(uow: UnitOfWork, top_up_id: UUID) -> TopUp:
 
 def charge_of(top_up: TopUp) -> ChargeRequest:
     """The rail request of a top-up; its id is the key."""
-    return ChargeRequest(top_up.id, top_up.amount_minor, top_up.currency, top_up.card)
+    return ChargeRequest(
+        top_up.id, top_up.amount_minor, top_up.currency, top_up.card, top_up.party_id
+    )
 
 
 def view_of(top_up: TopUp) -> TopUpView:
@@ -184,12 +275,15 @@ def view_of(top_up: TopUp) -> TopUpView:
         rail=top_up.rail,
         status=TopUpStatus(top_up.status),
         failure_code=top_up.failure_code,
+        redirect_url=top_up.redirect_url,
         created_at=top_up.created_at,
         updated_at=top_up.updated_at,
     )
 
 
-async def _open(uow: UnitOfWork, actor: Actor, body: TopUpRequest, *, rail_name: str) -> TopUp:
+async def _open(
+    uow: UnitOfWork, actor: Actor, body: TopUpRequest, *, card: str, rail_name: str
+) -> TopUp:
     """The row of this request: made now, or by an earlier try that did not get to its answer.
 
     The Idempotency-Key alone cannot bridge a crash between steps, because no answer is stored
@@ -197,7 +291,7 @@ async def _open(uow: UnitOfWork, actor: Actor, body: TopUpRequest, *, rail_name:
     """
     identity = new_id()
     request_key = uow.claim.key_hash if uow.claim is not None else identity.bytes
-    wanted = f"{body.money.amount_minor}/{body.money.currency}/{body.card}"
+    wanted = f"{body.money.amount_minor}/{body.money.currency}/{card}"
     request_hash = hashlib.sha256(wanted.encode()).digest()
     query = select(TopUp).where(TopUp.party_id == actor.party_id, TopUp.request_key == request_key)
     known = (await uow.session.exec(query)).one_or_none()
@@ -210,7 +304,7 @@ async def _open(uow: UnitOfWork, actor: Actor, body: TopUpRequest, *, rail_name:
         party_id=actor.party_id,
         amount_minor=body.money.amount_minor,
         currency=body.money.currency,
-        card=body.card,
+        card=card,
         rail=rail_name,
         request_key=request_key,
         request_hash=request_hash,
@@ -221,6 +315,10 @@ async def _open(uow: UnitOfWork, actor: Actor, body: TopUpRequest, *, rail_name:
     )
     uow.session.add(top_up)
     return top_up
+
+
+def _key(top_up: TopUp, step: str) -> str:
+    return f"top_up:{top_up.id.hex}:{step}"
 
 
 def _available(top_up: TopUp) -> AccountRef:

@@ -2,9 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,7 +23,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="MARKET_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="MARKET_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        # An error of the whole would print the secrets as they came from the environment.
+        hide_input_in_errors=True,
     )
 
     environment: Environment = Environment.SANDBOX
@@ -58,6 +63,17 @@ class Settings(BaseSettings):
 
     platform_fee_ppm: int = Field(default=50_000, ge=0, lt=1_000_000)
     payout_minimum_minor: int = Field(default=100, ge=1)
+
+    rail: Literal["sandbox", "stripe"] = "sandbox"
+    stripe_api_key: SecretStr | None = None
+    stripe_api_base: str = "https://api.stripe.com"
+    stripe_timeout_s: int = Field(default=10, ge=1, le=80)
+    stripe_webhook_secrets: tuple[SecretStr, ...] = Field(
+        default=(), max_length=4, description="Platform endpoint; two are valid in a rotation."
+    )
+    stripe_connect_webhook_secrets: tuple[SecretStr, ...] = Field(
+        default=(), max_length=4, description="Connect endpoint; two are valid in a rotation."
+    )
 
     delivery_page_max_rows: int = Field(default=10_000, ge=1, le=100_000)
     delivery_memory_mb: int = Field(default=256, ge=64)
@@ -98,6 +114,28 @@ class Settings(BaseSettings):
             if missing:
                 names = ", ".join(f"MARKET_{name.upper()}" for name in missing)
                 raise ValueError(f"production needs {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _stripe_is_whole(self) -> Self:
+        if self.rail != "stripe":
+            return self
+        wanted = ["stripe_api_key"]
+        if not self.is_sandbox:
+            wanted += ["stripe_webhook_secrets", "stripe_connect_webhook_secrets"]
+        missing = [name for name in wanted if not getattr(self, name)]
+        if missing:
+            names = ", ".join(f"MARKET_{name.upper()}" for name in missing)
+            raise ValueError(f"the stripe rail needs {names}")
+        assert self.stripe_api_key is not None
+        # A live key in a sandbox would move real money on a moved clock, and the reverse none.
+        if ("_live_" in self.stripe_api_key.get_secret_value()) is self.is_sandbox:
+            raise ValueError("MARKET_STRIPE_API_KEY: sandbox takes test keys, production live ones")
+        for secrets in (self.stripe_webhook_secrets, self.stripe_connect_webhook_secrets):
+            if any(len(secret.get_secret_value()) < 32 for secret in secrets):
+                raise ValueError("a Stripe webhook secret has at least 32 characters")
+        if not self.is_sandbox and not self.stripe_api_base.startswith("https://"):
+            raise ValueError("MARKET_STRIPE_API_BASE must start with https://")
         return self
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
+
+from market.kernel.db import UnitOfWork
+from market.kernel.money import Money
 
 
 class RailStatus(StrEnum):
@@ -29,6 +33,17 @@ class ChargeRequest:
     amount_minor: int
     currency: str
     card: str
+    party_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class RefundRequest:
+    """Give ``amount_minor`` of the charge ``charge_key`` back to its card."""
+
+    key: UUID
+    charge_key: UUID
+    amount_minor: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +58,57 @@ class PayoutRequest:
 
 @dataclass(frozen=True, slots=True)
 class RailAnswer:
-    """The state of a charge or payout; ``failure_code`` exactly when it failed."""
+    """The state of a charge, refund or payout; ``failure_code`` exactly when it failed.
+
+    ``redirect_url`` is where the payer has to go while it is pending. ``paid`` is the amount
+    and currency that the rail really took, where it says so: the caller compares.
+    """
 
     status: RailStatus
     failure_code: str | None = None
+    redirect_url: str | None = None
+    paid: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chargeback:
-    """A charge whose money the cardholder's bank took back; ``position`` is its list cursor."""
+    """A disputed charge; ``position`` is its list cursor.
+
+    ``amount_minor`` is what the cardholder's bank holds now: 0 when it gave everything back,
+    None when it took the whole charge.
+    """
 
     charge_key: UUID
     position: str
+    amount_minor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """Where a seller's payout account stands. ``due`` names what the provider still asks for."""
+
+    account: str
+    details_submitted: bool
+    payouts_enabled: bool
+    due: tuple[str, ...] = ()
+    disabled_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceTransaction:
+    """One movement of the platform's balance at the rail; ``position`` is its list cursor.
+
+    ``amount_minor`` is signed and before ``fee_minor``; ``key`` is ours where the rail knows it.
+    """
+
+    position: str
+    kind: str
+    amount_minor: int
+    fee_minor: int
+    currency: str
+    source: str | None
+    key: UUID | None
+    created_at: datetime
 
 
 class Rail(Protocol):
@@ -65,12 +119,26 @@ class Rail(Protocol):
         """Stored with every top-up and payout."""
         ...
 
+    def card_of(self, card: str | None, money: Money) -> str:
+        """The token to charge, None meaning the provider's own page. Raises Invalid (422)."""
+        ...
+
+    async def destination_of(
+        self, uow: UnitOfWork, party_id: UUID, destination: str | None, money: Money
+    ) -> str:
+        """Where a payout goes. Raises Invalid (422), PayoutAccountNotReady (409)."""
+        ...
+
     async def charge(self, request: ChargeRequest) -> RailAnswer:
         """Charge once per key; a repeated key answers the current state."""
         ...
 
     async def find_charge(self, key: UUID) -> RailAnswer | None:
         """The state of an earlier charge; None if the rail never got it."""
+        ...
+
+    async def refund(self, request: RefundRequest) -> RailAnswer:
+        """Refund once per key; a repeated key answers the current state."""
         ...
 
     async def pay_out(self, request: PayoutRequest) -> RailAnswer:
@@ -81,6 +149,24 @@ class Rail(Protocol):
         """The state of an earlier payout; None if the rail never got it."""
         ...
 
+    async def open_account(self, party_id: UUID, country: str) -> AccountState:
+        """The party's payout account at the rail, made at the first call."""
+        ...
+
+    async def onboarding_url(self, account: str) -> str | None:
+        """A short-lived page where the party completes its account; None if there is none."""
+        ...
+
     async def list_chargebacks(self, after: str, limit: int) -> Sequence[Chargeback]:
         """At most ``limit`` chargebacks after a position, oldest first; ``""`` is the start."""
+        ...
+
+    async def list_balance_transactions(
+        self, after: str, limit: int
+    ) -> Sequence[BalanceTransaction]:
+        """At most ``limit`` movements after a position, oldest first; ``""`` is the start."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
         ...

@@ -1,6 +1,7 @@
 """Top-ups over HTTP: one credit per key whatever happens, declines remembered, own ones only."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -272,7 +273,7 @@ async def test_the_sandbox_rail_is_idempotent_and_refuses_a_changed_request(
     kernel: Kernel,
 ) -> None:
     rail = SandboxRail(kernel)
-    request = ChargeRequest(new_id(), 100, "CNY", "tok_timeout")
+    request = ChargeRequest(new_id(), 100, "CNY", "tok_timeout", new_id())
     with pytest.raises(RailUnavailable):
         await rail.charge(request)
     assert (await rail.charge(request)).status == "succeeded"
@@ -281,7 +282,7 @@ async def test_the_sandbox_rail_is_idempotent_and_refuses_a_changed_request(
     assert found.status == "succeeded"
     assert await rail.find_charge(new_id()) is None
     with pytest.raises(ValueError, match="another charge"):
-        await rail.charge(ChargeRequest(request.key, 101, "CNY", "tok_timeout"))
+        await rail.charge(replace(request, amount_minor=101))
     with pytest.raises(AssertionError, match="unit of work"):
         async with kernel.unit_of_work():
             await rail.charge(request)
