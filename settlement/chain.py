@@ -73,6 +73,11 @@ class Entry(NamedTuple):
     detail: str | None = None
 
 
+def _account_order(posting: PostingRow) -> int:
+    # As a number: the same order as the text's, at a tenth of its price.
+    return posting.account_id.int
+
+
 def leaf_bytes(entry: Entry, booked_us: int) -> bytes:
     """The canonical bytes of an entry: a JSON array without spaces, times in microseconds."""
     transfer, hold = entry.transfer, entry.hold
@@ -93,7 +98,7 @@ def leaf_bytes(entry: Entry, booked_us: int) -> bytes:
                 micros(transfer.event_at),
                 transfer.reverses,
                 # By account, not by leg: the database need not remember the order of the legs.
-                sorted([str(p[0]), p[1], p[2], p[3], p[4]] for p in transfer.postings),
+                [list(posting) for posting in sorted(transfer.postings, key=_account_order)],
             ],
             hold and [hold.id, hold.account_id, hold.amount, micros(hold.expires_at), hold.memo_id],
             entry.resolution and list(entry.resolution),

@@ -7,7 +7,9 @@ takes their locks out of order, and may be chosen as the victim of a deadlock (5
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -56,13 +58,15 @@ async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
     connection = await uow.raw()
     books, elapsed = await _lock_and_read(connection, uow, commands)
     booked_at = uow.now + elapsed
-    decision = decide(books, commands, now=booked_at, new_id=new_id)
+    with _collection_paused():
+        decision = decide(books, commands, now=booked_at, new_id=new_id)
+        leaves = batch_leaves(decision.entries, booked_at)
     if decision.entries:
         try:
             await sql.write(
                 connection,
                 batch_id=new_id(),
-                leaves=batch_leaves(decision.entries, booked_at),
+                leaves=leaves,
                 booked_at=booked_at,
                 entries=decision.entries,
                 before=books.accounts,
@@ -161,6 +165,22 @@ async def _lock_and_read(
         memory=memory,
     )
     return books, elapsed
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Keep the cycle collector out of a stretch that only builds rows (it never awaits).
+
+    None of them is garbage yet, but their number makes it search all of them over and over: it
+    was a fifth of the processor time of a batch of 4,096.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _hold_ids(commands: Sequence[Command]) -> list[UUID]:

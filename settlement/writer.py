@@ -25,7 +25,7 @@ from settlement.commands import Command, Result
 from settlement.errors import LedgerBusy
 from settlement.ledger import post
 
-BATCH_MAX = 1_024
+BATCH_MAX = 4_096
 ATTEMPTS_MAX = 6
 BACKOFF_START_S = 0.02
 
