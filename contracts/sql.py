@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from market.kernel.bulk import BulkTable
+
 if TYPE_CHECKING:
     import asyncpg
 
@@ -24,33 +26,74 @@ _GRANT = (
 
 # Columns of ``insert_agreements`` rows, in order.
 AGREEMENT_COLUMNS = (
-    ("id", "uuid"),
-    ("trade_id", "uuid"),
-    ("buy_order_id", "uuid"),
-    ("sell_order_id", "uuid"),
-    ("listing_id", "uuid"),
-    ("product_id", "uuid"),
-    ("version_id", "uuid"),
-    ("plan_id", "uuid"),
-    ("certificate_id", "uuid"),
-    ("buyer_id", "uuid"),
-    ("seller_id", "uuid"),
-    ("kind", "text"),
-    ("status", "text"),
-    ("lots", "bigint"),
-    ("price_minor", "bigint"),
-    ("total_minor", "bigint"),
-    ("currency", "text"),
-    ("unit", "text"),
-    ("lot_units", "bigint"),
-    ("granted_units", "bigint"),
-    ("fee_ppm", "int"),
-    ("terms", "text"),
-    ("terms_sha256", "text"),
-    ("jws", "text"),
-    ("formed_at", "timestamptz"),
-    ("acceptance_due_at", "timestamptz"),
-    ("expires_at", "timestamptz"),
+    "id",
+    "trade_id",
+    "buy_order_id",
+    "sell_order_id",
+    "listing_id",
+    "product_id",
+    "version_id",
+    "plan_id",
+    "certificate_id",
+    "buyer_id",
+    "seller_id",
+    "kind",
+    "status",
+    "lots",
+    "price_minor",
+    "total_minor",
+    "currency",
+    "unit",
+    "lot_units",
+    "granted_units",
+    "fee_ppm",
+    "terms",
+    "terms_sha256",
+    "jws",
+    "formed_at",
+    "acceptance_due_at",
+    "expires_at",
+    "released_minor",
+    "refunded_minor",
+    "disputed_minor",
+)
+_AGREEMENTS = BulkTable(
+    "contracts.agreement",
+    AGREEMENT_COLUMNS,
+    "uuid uuid uuid uuid uuid uuid uuid uuid uuid uuid uuid text text bigint bigint bigint text "
+    "text bigint bigint int jsonb text text timestamptz timestamptz timestamptz bigint bigint "
+    "bigint",
+)
+_STEPS = BulkTable(
+    "contracts.agreement_step",
+    ("id", "agreement_id", "status", "reason", "at"),
+    "uuid uuid text text timestamptz",
+)
+# Columns of ``insert_grants`` rows, in order.
+GRANT_COLUMNS = (
+    "id",
+    "agreement_id",
+    "buyer_id",
+    "seller_id",
+    "product_id",
+    "product_version_id",
+    "unit",
+    "granted_units",
+    "created_at",
+    "expires_at",
+    "status",
+    "reserved_units",
+    "settled_units",
+    "accrued_units",
+    "delivery_count",
+    "receipt_head",
+    "gen",
+)
+_GRANTS = BulkTable(
+    "contracts.access_grant",
+    GRANT_COLUMNS,
+    "uuid uuid uuid uuid uuid uuid text bigint timestamptz timestamptz text bigint bigint bigint "
+    "bigint text bigint",
 )
 
 
@@ -322,42 +365,18 @@ async def settle_grants(connection: Connection, rows: Sequence[tuple[Any, ...]])
 
 
 async def insert_agreements(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Agreements of a matching batch, one statement (``make bench``: matching, durable)."""
-    types = [kind for _, kind in AGREEMENT_COLUMNS]
-    names = ", ".join(name for name, _ in AGREEMENT_COLUMNS)
-    # JSON travels as text: SQLAlchemy's codec for jsonb does not reach into arrays.
-    values = ", ".join(
-        "a.terms::jsonb" if name == "terms" else f"a.{name}" for name, _ in AGREEMENT_COLUMNS
-    )
-    arrays = ", ".join(f"${i}::{kind}[]" for i, kind in enumerate(types, start=1))
-    await connection.execute(
-        f"INSERT INTO contracts.agreement ({names}, released_minor, refunded_minor, "
-        f"disputed_minor) SELECT {values}, 0, 0, 0 FROM unnest({arrays}) AS a({names})",
-        *_columns(rows, len(AGREEMENT_COLUMNS)),
-    )
+    """Agreements of a matching batch (``make bench``: matching, durable)."""
+    await _AGREEMENTS.insert(connection, rows)
 
 
 async def insert_steps(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """History of a matching batch's agreements, one statement."""
-    await connection.execute(
-        "INSERT INTO contracts.agreement_step (id, agreement_id, status, reason, at) "
-        "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], "
-        "$5::timestamptz[])",
-        *_columns(rows, 5),
-    )
+    """History of a matching batch's agreements."""
+    await _STEPS.insert(connection, rows)
 
 
 async def insert_grants(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Grants of a matching batch, one statement."""
-    await connection.execute(
-        "INSERT INTO contracts.access_grant (id, agreement_id, buyer_id, seller_id, product_id, "
-        "product_version_id, unit, granted_units, created_at, expires_at, status, "
-        "reserved_units, settled_units, accrued_units, delivery_count, receipt_head, gen) "
-        "SELECT *, 'active', 0, 0, 0, 0, '', 1 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], "
-        "$4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::bigint[], $9::timestamptz[], "
-        "$10::timestamptz[])",
-        *_columns(rows, 10),
-    )
+    """Grants of a matching batch."""
+    await _GRANTS.insert(connection, rows)
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -1,6 +1,6 @@
 """What other packages ask about listings: reading offers, versions, certificates; prices."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy import update
@@ -11,8 +11,8 @@ from listings.errors import CertificateNotFound, ListingNotFound, ListingNotLive
 from listings.lifecycle import ListingStatus
 from listings.models import CatalogEntry, Certificate, Listing, ProductVersion
 from market.kernel.db import UnitOfWork
-from market.parties.directory import get_party
-from market.parties.models import PartyStatus
+from market.kernel.errors import MarketError
+from market.parties.models import Party, PartyStatus
 
 
 async def get_listing(uow: UnitOfWork, listing_id: UUID) -> Listing:
@@ -29,15 +29,37 @@ async def get_live_listing(uow: UnitOfWork, listing_id: UUID) -> Listing:
     Raises ListingNotFound (404), also for one that was never published, and ListingNotLive
     (409) when it is suspended or delisted, or when its seller may not trade.
     """
-    listing = await get_listing(uow, listing_id)
-    if listing.listed_at is None:
-        raise ListingNotFound
-    if listing.status != ListingStatus.LISTED:
-        raise ListingNotLive(f"The listing is {listing.status}.", current=listing.status)
-    seller = await get_party(uow, listing.seller_id)
-    if seller.status is not PartyStatus.VERIFIED:
-        raise ListingNotLive("Its seller may not trade at the moment.")
-    return listing
+    found = (await get_live_listings(uow, [listing_id]))[listing_id]
+    if isinstance(found, MarketError):
+        raise found
+    return found
+
+
+async def get_live_listings(
+    uow: UnitOfWork, ids: Collection[UUID]
+) -> dict[UUID, Listing | MarketError]:
+    """Each of ``ids`` as :func:`get_live_listing` finds it, in one query; what it would raise
+    stands in the place of the listing.
+    """
+    found: dict[UUID, Listing | MarketError] = {identity: ListingNotFound() for identity in ids}
+    if not found:
+        return found
+    rows = await uow.session.exec(
+        select(Listing, Party.status)
+        .join(Party, col(Party.id) == col(Listing.seller_id))
+        .where(col(Listing.id).in_(sorted(found)))
+    )
+    for listing, seller_status in rows:
+        if listing.listed_at is None:
+            continue
+        found[listing.id] = listing
+        if listing.status != ListingStatus.LISTED:
+            found[listing.id] = ListingNotLive(
+                f"The listing is {listing.status}.", current=listing.status
+            )
+        elif seller_status is not PartyStatus.VERIFIED:
+            found[listing.id] = ListingNotLive("Its seller may not trade at the moment.")
+    return found
 
 
 async def lock_listing(uow: UnitOfWork, listing_id: UUID) -> Listing:

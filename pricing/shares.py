@@ -4,6 +4,7 @@ An agreement freezes the version that is current when it is formed; a change hol
 agreements only.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import func
@@ -27,17 +28,30 @@ from pricing.schemas import ShareInput, SharesInput, SharesView
 
 async def get_shares(uow: UnitOfWork, listing_id: UUID) -> list[Share]:
     """The current shares of a listing in the order they were stated; empty: all to the seller."""
+    return (await get_shares_of(uow, [listing_id]))[listing_id]
+
+
+async def get_shares_of(uow: UnitOfWork, listing_ids: Sequence[UUID]) -> dict[UUID, list[Share]]:
+    """The current shares of each of ``listing_ids``, as :func:`get_shares`, in one query."""
     newest = (
-        select(func.max(ShareVersion.version))
-        .where(ShareVersion.listing_id == listing_id)
-        .scalar_subquery()
+        select(ShareVersion.listing_id, func.max(ShareVersion.version).label("version"))
+        .where(col(ShareVersion.listing_id).in_(listing_ids))
+        .group_by(col(ShareVersion.listing_id))
+        .subquery()
     )
     rows = await uow.session.exec(
         select(Share)
-        .where(Share.listing_id == listing_id, col(Share.version) == newest)
-        .order_by(col(Share.position))
+        .join(
+            newest,
+            (col(Share.listing_id) == newest.c.listing_id)
+            & (col(Share.version) == newest.c.version),
+        )
+        .order_by(col(Share.listing_id), col(Share.position))
     )
-    return list(rows)
+    found: dict[UUID, list[Share]] = {listing_id: [] for listing_id in listing_ids}
+    for share in rows:
+        found[share.listing_id].append(share)
+    return found
 
 
 async def show_shares(kernel: Kernel, actor: Actor, listing_id: UUID) -> SharesView:

@@ -21,6 +21,7 @@ from uuid import UUID
 import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from market.kernel.bulk import COPY_FROM_ROWS
 from market.kernel.errors import Conflict, Invalid
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ async def remember(
         [claim.request_hash],
         [answer.status],
         [body],
-        [orjson.dumps(answer.headers).decode()],
+        [_stored_headers(answer.headers)],
         [secret],
     )
     if stored is None:
@@ -231,9 +232,40 @@ async def lookup(
 
 
 async def store(connection: asyncpg.Connection[Any], entries: Sequence[Entry]) -> int:
-    """For batch writers: store answers, return how many were new (an old key keeps its own)."""
+    """For batch writers: store answers, return how many were new (an old key keeps its own).
+
+    From ``COPY_FROM_ROWS`` entries on an old key raises asyncpg's UniqueViolationError instead,
+    and the transaction is lost.
+    """
     if not entries:
         return 0
+    if len(entries) >= COPY_FROM_ROWS:
+        await connection.copy_records_to_table(
+            "idempotent_answer",
+            schema_name="kernel",
+            columns=(
+                "scope",
+                "key_hash",
+                "request_hash",
+                "status",
+                "body",
+                "headers",
+                "encrypted",
+            ),
+            records=[
+                (
+                    entry.scope,
+                    hash_key(entry.key),
+                    entry.request_hash,
+                    entry.answer.status,
+                    entry.answer.body,
+                    _stored_headers(entry.answer.headers),
+                    False,
+                )
+                for entry in entries
+            ],
+        )
+        return len(entries)
     rows = await connection.fetch(
         _STORE,
         [entry.scope for entry in entries],
@@ -241,10 +273,14 @@ async def store(connection: asyncpg.Connection[Any], entries: Sequence[Entry]) -
         [entry.request_hash for entry in entries],
         [entry.answer.status for entry in entries],
         [entry.answer.body for entry in entries],
-        [orjson.dumps(entry.answer.headers).decode() for entry in entries],
+        [_stored_headers(entry.answer.headers) for entry in entries],
         [False] * len(entries),
     )
     return len(rows)
+
+
+def _stored_headers(headers: dict[str, str]) -> str:
+    return orjson.dumps(headers).decode() if headers else "{}"
 
 
 def _headers(value: Any) -> dict[str, str]:

@@ -112,6 +112,7 @@ class Keyring:
         }
         self._signer = keys[-1]
         self._kid = self._jwks[-1]["kid"]
+        self._headers: dict[str, str] = {}
 
     @classmethod
     def load(cls, folder: Path, *, issuer: str, clock: Clock, create: bool) -> Keyring:
@@ -134,15 +135,23 @@ class Keyring:
         return {"keys": self._jwks}
 
     def sign(self, typ: str, payload: Mapping[str, object], *, ttl_s: int | None = None) -> str:
-        """A compact JWS. Adds ``iss`` and ``iat``, and with ``ttl_s`` also ``exp`` and ``jti``."""
+        """A compact JWS. Adds ``iss`` and ``iat``, and with ``ttl_s`` also ``exp`` and ``jti``.
+
+        ``payload`` may hold ready JSON as ``orjson.Fragment``.
+        """
         issued_at = self._clock.timestamp_s()
         claims: dict[str, object] = {"iss": self.issuer, "iat": issued_at, **payload}
         if ttl_s is not None:
             claims["exp"] = issued_at + ttl_s
             claims.setdefault("jti", new_id().hex)
-        return jwt.encode(
-            claims, self._signer, algorithm=ALGORITHM, headers={"typ": typ, "kid": self._kid}
-        )
+        # By hand: PyJWT's general way took three times as long as the signature, and every
+        # trade waits for one.
+        header = self._headers.get(typ)
+        if header is None:
+            members = {"alg": ALGORITHM, "kid": self._kid, "typ": typ}
+            header = self._headers[typ] = _b64(canonical_json(members))
+        signed = f"{header}.{_b64(orjson.dumps(claims))}"
+        return f"{signed}.{_b64(self._signer.sign(signed.encode()))}"
 
     def verify(self, typ: str, token: str, *, audience: str | None = None) -> dict[str, Any]:
         """The claims of one of our own signed documents or, with ``audience``, access tokens.

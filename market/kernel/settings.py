@@ -93,7 +93,7 @@ class Settings(BaseSettings):
 
     engine_lease_ttl_s: int = Field(default=5, ge=1, le=60)
     engine_queue_max: int = Field(default=8_192, ge=1)
-    engine_batch_max: int = Field(default=256, ge=1, le=4_096)
+    engine_batch_max: int = Field(default=1_024, ge=1, le=4_096)
     ledger_queue_max: int = Field(default=8_192, ge=1)
 
     worker_in_process: bool = False

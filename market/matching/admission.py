@@ -22,9 +22,9 @@ from market.matching.errors import (
     SelfTrade,
 )
 from market.matching.models import OrderSide, TimeInForceName
-from market.parties.directory import get_parties, related
+from market.parties.directory import Standing, get_standings, related
 from market.parties.errors import PartyNotVerified
-from market.parties.models import Party, PartyStatus
+from market.parties.models import PartyStatus
 from pricing import plans
 from pricing.errors import PlanNotFound, PlanRetired
 from pricing.models import Plan, PlanStatus
@@ -69,23 +69,15 @@ class Facts:
 
     plans: dict[UUID, Plan]
     listings: dict[UUID, Listing | MarketError]
-    parties: dict[UUID, Party]
+    parties: dict[UUID, Standing]
     client_ids: set[tuple[UUID, str]]
     balances: dict[UUID, int]
 
 
 async def gather(uow: UnitOfWork, places: Sequence[Place]) -> Facts:
-    """Read what ``places`` refer to: a fixed number of queries, plus one per distinct listing."""
+    """Read what ``places`` refer to, in a fixed number of queries."""
     found = await plans.get_plans(uow, {place.body.plan_id for place in places})
-    # Parties first: the look-up of each live listing then finds its seller in the session.
     wanted = {place.party_id for place in places} | {plan.seller_id for plan in found.values()}
-    parties = await get_parties(uow, wanted)
-    listings: dict[UUID, Listing | MarketError] = {}
-    for listing_id in dict.fromkeys(plan.listing_id for plan in found.values()):
-        try:
-            listings[listing_id] = await offers.get_live_listing(uow, listing_id)
-        except MarketError as refusal:
-            listings[listing_id] = refusal
     names = [
         (place.party_id, place.body.client_order_id)
         for place in places
@@ -98,8 +90,8 @@ async def gather(uow: UnitOfWork, places: Sequence[Place]) -> Facts:
     ]
     return Facts(
         plans=found,
-        listings=listings,
-        parties=parties,
+        listings=await offers.get_live_listings(uow, {p.listing_id for p in found.values()}),
+        parties=await get_standings(uow, wanted),
         client_ids=await sql.taken_client_ids(await uow.raw(), names),
         balances=await ledger.read_balances(uow, accounts),
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import asyncpg
+
 from market.kernel import idempotency
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -21,8 +23,8 @@ from market.matching.matcher import Matcher, Touched
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
 from market.matching.shard import LiveOrder, Shard
-from market.matching.views import new_order_view, read_views
-from market.parties.directory import get_parties, related
+from market.matching.views import new_order_json, read_views
+from market.parties.directory import get_standings, related
 from market.parties.models import PartyStatus
 from settlement import ledger
 from settlement.commands import Capture, Hold, Refused
@@ -219,7 +221,7 @@ class Batch:
         """Resting orders were admitted in the past: may they still trade, and with this taker?"""
         matches = self._matcher.matches
         unseen = {match.maker.order.party_id for match in matches} - facts.parties.keys()
-        parties = {**facts.parties, **await get_parties(uow, unseen)}
+        parties = {**facts.parties, **await get_standings(uow, unseen)}
         lapsed: dict[UUID, None] = {}
         for match in matches:
             maker = parties[match.maker.order.party_id]
@@ -282,13 +284,13 @@ class Batch:
 
     async def _answer(self, uow: UnitOfWork, connection: Connection) -> None:
         for index, touched in self._placed.items():
-            self.replies[index] = Reply.of(new_order_view(touched, uow.now), status=201)
+            self.replies[index] = Reply.of(new_order_json(touched, uow.now), status=201)
         views = await read_views(
             connection,
             [*self._cancelled.values(), *(c.order_id for c in self._not_open.values())],
         )
         for index, order_id in self._cancelled.items():
-            self.replies[index] = Reply.of(views[order_id], status=200)
+            self.replies[index] = Reply.of(views[order_id].model_dump_json().encode(), status=200)
         for index, late in self._not_open.items():
             view = views.get(late.order_id)
             error: MarketError = OrderClosed()
@@ -298,8 +300,12 @@ class Batch:
                 error = BookHalted()
             self.replies[index] = Reply.refusal(error, late.request_id)
         entries = [self._entry(index) for index in self._worth_remembering()]
-        if await idempotency.store(connection, entries) != len(entries):
-            # Another endpoint has just answered one of the keys: its answer counts.
+        # Another endpoint may just have answered one of the keys: its answer counts.
+        try:
+            stored = await idempotency.store(connection, entries)
+        except asyncpg.UniqueViolationError as error:
+            raise Reconsider from error
+        if stored != len(entries):
             raise Reconsider
         for index, original in self._duplicates.items():
             command = self._commands[index]

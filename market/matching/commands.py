@@ -9,7 +9,7 @@ from market.kernel.errors import MarketError
 from market.kernel.http import PROBLEM_TYPE, problem_body
 from market.kernel.idempotency import Answer
 from market.kernel.ids import new_id
-from market.matching.schemas import OrderRequest, OrderView
+from market.matching.schemas import OrderRequest
 
 # Refusals that are part of the business answer; 5xx are about the moment and never remembered.
 _REMEMBERED_BELOW = 500
@@ -49,9 +49,9 @@ class Reply:
     replayed: bool = False
 
     @classmethod
-    def of(cls, view: OrderView, *, status: int) -> Reply:
-        """A success."""
-        return cls(Answer(status, view.model_dump_json().encode()))
+    def of(cls, order: bytes, *, status: int) -> Reply:
+        """A success with the order's JSON."""
+        return cls(Answer(status, order))
 
     @classmethod
     def refusal(cls, error: MarketError, request_id: str) -> Reply:

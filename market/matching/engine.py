@@ -20,6 +20,7 @@ from typing import Self
 
 import asyncpg
 
+from market.kernel.collector import collection_paused
 from market.kernel.context import Kernel
 from market.kernel.db import assert_no_unit_of_work
 from market.kernel.errors import MarketError, Unavailable
@@ -208,8 +209,9 @@ class MatchingEngine:
         while True:
             batch = Batch(self._kernel, self._shard, fence, commands, verdicts)
             try:
-                async with self._kernel.unit_of_work() as uow:
-                    await batch.run(uow)
+                with collection_paused():
+                    async with self._kernel.unit_of_work() as uow:
+                        await batch.run(uow)
             except Reconsider as error:
                 self._shard.drop(batch.plan_ids)
                 reconsiderations += 1

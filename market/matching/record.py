@@ -138,6 +138,7 @@ def _trade(match: Match, now: datetime) -> sql.TradeRow:
         taker_side=_SIDE_NAMES[match.taker.order.side],
         lots=match.lots,
         price_minor=match.price,
+        amount_minor=match.amount,
         currency=match.currency,
         agreement_id=match.agreement_id,
         traded_at=now,

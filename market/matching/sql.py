@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
+from market.kernel.bulk import BulkTable
+
 if TYPE_CHECKING:
     import asyncpg
 
@@ -47,19 +49,6 @@ WHERE closed_at IS NULL{{of_plan}} ORDER BY plan_id, seq
 """
 _OPEN_ALL = _OPEN.format(of_plan="")
 _OPEN_OF_PLAN = _OPEN.format(of_plan=" AND plan_id = $1")
-_INSERT_ORDERS = """
-INSERT INTO matching."order" (
-    id, seq, plan_id, listing_id, party_id, side, type, time_in_force, post_only, price_minor,
-    currency, lots, filled_lots, filled_amount_minor, status, reason, hold_id, client_order_id,
-    conflict_group, expires_at, created_at, updated_at, closed_at, closed_seq)
-SELECT o.*
-FROM unnest(
-    $1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
-    $8::text[], $9::boolean[], $10::bigint[], $11::text[], $12::bigint[], $13::bigint[],
-    $14::numeric[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::uuid[],
-    $20::timestamptz[], $21::timestamptz[], $22::timestamptz[], $23::timestamptz[],
-    $24::bigint[]) AS o
-"""
 _UPDATE_ORDERS = """
 UPDATE matching."order" o
 SET filled_lots = n.filled_lots, filled_amount_minor = n.filled_amount_minor, status = n.status,
@@ -71,19 +60,6 @@ FROM unnest(
     AS n(id, filled_lots, filled_amount_minor, status, reason, hold_id, updated_at, closed_at,
          closed_seq)
 WHERE o.id = n.id AND o.closed_at IS NULL
-"""
-_INSERT_TRADES = """
-INSERT INTO matching.trade (
-    id, plan_id, buy_order_id, sell_order_id, buyer_id, seller_id, taker_side, lots, price_minor,
-    amount_minor, currency, agreement_id, traded_at)
-SELECT t.id, t.plan_id, t.buy_order_id, t.sell_order_id, t.buyer_id, t.seller_id, t.taker_side,
-       t.lots, t.price_minor, t.lots * t.price_minor, t.currency, t.agreement_id, t.traded_at
-FROM unnest(
-    $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[],
-    $8::bigint[], $9::bigint[], $10::text[], $11::uuid[], $12::timestamptz[]) WITH ORDINALITY
-    AS t(id, plan_id, buy_order_id, sell_order_id, buyer_id, seller_id, taker_side, lots,
-         price_minor, currency, agreement_id, traded_at, n)
-ORDER BY t.n
 """
 _UPSERT_BOOKS = """
 INSERT INTO matching.book (plan_id, sequence, checksum, orders, updated_at)
@@ -192,9 +168,23 @@ class TradeRow(NamedTuple):
     taker_side: str
     lots: int
     price_minor: int
+    amount_minor: int
     currency: str
     agreement_id: UUID
     traded_at: datetime
+
+
+_ORDERS = BulkTable(
+    "matching.order",
+    OrderRow._fields,
+    "uuid bigint uuid uuid uuid text text text boolean bigint text bigint bigint numeric text "
+    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint",
+)
+_TRADES = BulkTable(
+    "matching.trade",
+    TradeRow._fields,
+    "uuid uuid uuid uuid uuid uuid text bigint bigint bigint text uuid timestamptz",
+)
 
 
 class BookRow(NamedTuple):
@@ -258,8 +248,7 @@ async def read_books(
 
 async def insert_orders(connection: Connection, rows: Sequence[OrderRow]) -> None:
     """Write new orders, resting or closed at once."""
-    if rows:
-        await connection.execute(_INSERT_ORDERS, *map(list, zip(*rows, strict=True)))
+    await _ORDERS.insert(connection, rows)
 
 
 async def update_orders(connection: Connection, rows: Sequence[OrderChange]) -> int:
@@ -272,8 +261,7 @@ async def update_orders(connection: Connection, rows: Sequence[OrderChange]) -> 
 
 async def insert_trades(connection: Connection, rows: Sequence[TradeRow]) -> None:
     """Write trades in match order."""
-    if rows:
-        await connection.execute(_INSERT_TRADES, *map(list, zip(*rows, strict=True)))
+    await _TRADES.insert(connection, rows)
 
 
 async def write_books(connection: Connection, rows: Sequence[BookRow], *, now: datetime) -> None:

@@ -1,6 +1,7 @@
 """Reading parties: the one place that other packages ask, and the one place that locks them."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
@@ -14,6 +15,16 @@ from market.parties.access import may_oversee
 from market.parties.errors import IdentityTaken, PartyNotFound, PartyNotVerified
 from market.parties.models import Party, PartyStatus
 from market.parties.schemas import Contact, PartyView, PublicParty
+
+_STATUSES = {status.value: status for status in PartyStatus}
+
+
+class Standing(NamedTuple):
+    """What trading must know of a party."""
+
+    id: UUID
+    status: PartyStatus
+    affiliate_group: UUID | None
 
 
 def after_id(page: PageQuery) -> UUID | None:
@@ -42,6 +53,20 @@ async def get_parties(uow: UnitOfWork, ids: Iterable[UUID]) -> dict[UUID, Party]
         return {}
     rows = await uow.session.exec(select(Party).where(col(Party.id).in_(wanted)))
     return {party.id: party for party in rows}
+
+
+async def get_standings(uow: UnitOfWork, ids: Iterable[UUID]) -> dict[UUID, Standing]:
+    """Those of ``ids`` that exist, by id, as far as trading must know them.
+
+    Raw: a batch of orders asks for hundreds, and an ORM object costs ten times such a row.
+    """
+    wanted = list(set(ids))
+    if not wanted:
+        return {}
+    rows = await (await uow.raw()).fetch(
+        "SELECT id, status, affiliate_group FROM parties.party WHERE id = ANY($1::uuid[])", wanted
+    )
+    return {row[0]: Standing(row[0], _STATUSES[row[1]], row[2]) for row in rows}
 
 
 async def require_verified(uow: UnitOfWork, party_id: UUID) -> Party:
@@ -78,7 +103,7 @@ async def flush_identity(uow: UnitOfWork) -> None:
         raise
 
 
-def related(a: Party, b: Party) -> bool:
+def related(a: Party | Standing, b: Party | Standing) -> bool:
     """Same party or same affiliate group: the test of self-trade and of conflicts of interest."""
     return a.id == b.id or (
         a.affiliate_group is not None and a.affiliate_group == b.affiliate_group

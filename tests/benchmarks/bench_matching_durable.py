@@ -112,9 +112,7 @@ async def drive(
 
 async def _kernel(servers: EmbeddedServers, folder: Path, database: str = "") -> Kernel:
     url = with_database(servers.database_url, database) if database else servers.database_url
-    kernel = open_kernel(
-        load_settings(database_url=url, redis_url=servers.redis_url, home=folder)
-    )
+    kernel = open_kernel(load_settings(database_url=url, redis_url=servers.redis_url, home=folder))
     async with kernel.unit_of_work() as uow:
         connection = await uow.raw()
         assert await connection.fetchval("SHOW synchronous_commit") == "on"
@@ -152,7 +150,8 @@ async def fill(owner_url: str, market: Market) -> None:
     connection = await asyncpg.connect(owner_url)
     now = datetime.now(UTC)
     states = {item.plan_id: [0, 0] for item in market.instruments}
-    listings = dict(await connection.fetch("SELECT id, listing_id FROM pricing.plan"))
+    plans = await connection.fetch("SELECT id, listing_id FROM pricing.plan")
+    listings = {row["id"]: row["listing_id"] for row in plans}
     rows = []
     for seq in range(1, OPEN_ORDERS + 1):
         item = market.instruments[seq % len(market.instruments)]
