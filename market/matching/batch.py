@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -118,8 +119,7 @@ class Batch:
             self._step(index, self._commands[index], facts, uow)
         if self._matcher.touched:
             await self._check_makers(uow, facts)
-            await self._post(uow)
-            await self._write(uow, connection)
+            await self._write(uow, connection, await self._post(uow))
         await self._answer(uow, connection)
 
     def apply(self) -> None:
@@ -235,18 +235,30 @@ class Batch:
                 self._verdicts.ended[order.id] = CloseReason.PARTY_NOT_VERIFIED
             raise Reconsider
 
-    async def _post(self, uow: UnitOfWork) -> None:
-        """All money of the batch. One call to the ledger, unless it is larger than one may be."""
-        planned = postings(self._matcher.touched.values(), now=uow.now)
-        sound = True
-        for start in range(0, len(planned), ledger.COMMANDS_MAX):
-            chunk = planned[start : start + ledger.COMMANDS_MAX]
-            results = await ledger.post(uow, [command for _, command in chunk])
-            for (touched, command), result in zip(chunk, results, strict=True):
-                if isinstance(result, Refused):
-                    sound = self._judge(touched, command, result) and sound
-        if not sound:
-            raise Reconsider
+    async def _post(self, uow: UnitOfWork) -> record.Records:
+        """All money of the batch; its records are made while the ledger waits for the server.
+
+        One call to the ledger, unless it is larger than one may be.
+        """
+        touched = self._matcher.touched.values()
+        planned = postings(touched, now=uow.now)
+        sources = await record.read_sources(uow, self._matcher.matches)
+        making = asyncio.create_task(
+            record.prepare(self._kernel, touched, sources, now=uow.now), name="batch-records"
+        )
+        try:
+            sound = True
+            for start in range(0, len(planned), ledger.COMMANDS_MAX):
+                chunk = planned[start : start + ledger.COMMANDS_MAX]
+                results = await ledger.post(uow, [command for _, command in chunk])
+                for (order, command), result in zip(chunk, results, strict=True):
+                    if isinstance(result, Refused):
+                        sound = self._judge(order, command, result) and sound
+            if not sound:
+                raise Reconsider
+            return await making
+        finally:
+            making.cancel()
 
     def _judge(self, touched: Touched, command: object, refused: Refused) -> bool:
         """What a refusal means for the order; True when the batch may go on."""
@@ -265,7 +277,9 @@ class Batch:
         _log.warning("order_posting_refused", order_id=str(order.id), code=refused.code)
         return True
 
-    async def _write(self, uow: UnitOfWork, connection: Connection) -> None:
+    async def _write(
+        self, uow: UnitOfWork, connection: Connection, records: record.Records
+    ) -> None:
         matcher = self._matcher
         self._books = [
             sql.BookRow(
@@ -276,10 +290,9 @@ class Batch:
             )
             for plan_id in matcher.changes
         ]
-        await record.write_orders(connection, matcher.touched.values(), now=uow.now)
         await sql.write_books(connection, self._books, now=uow.now)
-        if matcher.matches:
-            await record.write_trades(uow, self._kernel, matcher.matches)
+        await record.write(uow, records)
+        record.emit_trades(uow, matcher.matches)
         record.emit_orders(uow, matcher.touched.values())
 
     async def _answer(self, uow: UnitOfWork, connection: Connection) -> None:

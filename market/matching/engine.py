@@ -29,6 +29,7 @@ from market.kernel.logging import get_logger
 from market.matching import sql
 from market.matching.batch import Batch, Fence, Reconsider, StaleLease, Verdicts
 from market.matching.commands import Command, Reply
+from market.matching.deadlines import Deadlines
 from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
 from market.matching.models import SHARD
 from market.matching.shard import Shard
@@ -75,6 +76,7 @@ class MatchingEngine:
         self._term: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._deadlines = Deadlines(ANSWER_TIMEOUT_S, lambda: EngineStalled(retry_after_s=2))
 
     @property
     def is_owner(self) -> bool:
@@ -109,6 +111,7 @@ class MatchingEngine:
         self._wake.set()
         if self._task is not None:
             await self._task
+        self._deadlines.close()
         await self._release()
 
     async def submit(self, command: Command) -> Reply:
@@ -126,11 +129,8 @@ class MatchingEngine:
         waiting = _Waiting(command, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._wake.set()
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await waiting.answer
-        except TimeoutError as error:
-            raise EngineStalled(retry_after_s=2) from error
+        self._deadlines.watch(waiting.answer)
+        return await waiting.answer
 
     async def _run(self) -> None:
         while not self._closing or self._queue:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from contracts.formation import Deal, form
+from contracts import formation
+from contracts.formation import Deal, Formed, Sources
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
@@ -18,28 +21,83 @@ from market.matching.models import OrderSide, OrderStatus
 from pricing.observations import Observation, record
 
 if TYPE_CHECKING:
-    from market.matching.sql import Connection
+    pass
 
 _SIDE_NAMES = {Side.BUY: OrderSide.BUY.value, Side.SELL: OrderSide.SELL.value}
 
 
-async def write_orders(
-    connection: Connection, touched: Iterable[Touched], *, now: datetime
-) -> None:
-    """Insert new orders, update older ones. Raises AssertionError when one was closed already:
+# Orders or agreements made between two looks at what the database has answered.
+_PORTION = 64
 
-    another writer has been at work in spite of the fence, so nothing may be committed.
+
+@dataclass(slots=True)
+class Records:
+    """The rows of a batch, ready to be written; nothing of them exists before that."""
+
+    new_orders: list[sql.OrderRow] = field(default_factory=list)
+    changed_orders: list[sql.OrderChange] = field(default_factory=list)
+    trades: list[sql.TradeRow] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    formed: list[Formed] = field(default_factory=list)
+
+
+async def read_sources(uow: UnitOfWork, matches: Sequence[Match]) -> Sources | None:
+    """What the agreements of ``matches`` are made from; None without any."""
+    if not matches:
+        return None
+    return await formation.read_sources(uow, [_deal(match, uow.now) for match in matches])
+
+
+async def prepare(
+    kernel: Kernel, touched: Collection[Touched], sources: Sources | None, *, now: datetime
+) -> Records:
+    """Make all rows and sign all agreements. No I/O; gives way to other tasks now and then.
+
+    So the ledger's statements run on the server while this process signs.
     """
-    new: list[sql.OrderRow] = []
-    changed: list[sql.OrderChange] = []
-    for order in touched:
+    records = Records()
+    for count, order in enumerate(touched):
         if order.admitted is None:
-            changed.append(_change(order, now))
+            records.changed_orders.append(_change(order, now))
         else:
-            new.append(_row(order, now))
-    await sql.insert_orders(connection, new)
-    updated = await sql.update_orders(connection, changed)
-    assert updated == len(changed), f"{len(changed) - updated} open orders were closed elsewhere"
+            records.new_orders.append(_row(order, now))
+            # A match is listed with both its orders; its taker is always new.
+            matches = [match for match in order.matches if match.taker is order]
+            records.trades.extend(_trade(match, now) for match in matches)
+            records.observations.extend(_observation(match, now) for match in matches)
+        if not count % _PORTION:
+            await asyncio.sleep(0)
+    if sources is not None:
+        deals = [_deal(match, now) for match in _matches(touched)]
+        for start in range(0, len(deals), _PORTION):
+            portion = deals[start : start + _PORTION]
+            records.formed.extend(formation.draw_up(kernel, portion, sources))
+            await asyncio.sleep(0)
+    return records
+
+
+def _matches(touched: Iterable[Touched]) -> Iterator[Match]:
+    """All matches of a batch in the order they came about: takers are touched in input order."""
+    for order in touched:
+        if order.admitted is not None:
+            yield from (match for match in order.matches if match.taker is order)
+
+
+async def write(uow: UnitOfWork, records: Records) -> None:
+    """Write orders, trades, agreements, grants and price observations.
+
+    Raises AssertionError when an open order was closed already: another writer has been at work
+    in spite of the fence, so nothing may be committed.
+    """
+    connection = await uow.raw()
+    await sql.insert_orders(connection, records.new_orders)
+    updated = await sql.update_orders(connection, records.changed_orders)
+    lost = len(records.changed_orders) - updated
+    assert not lost, f"{lost} open orders were closed elsewhere"
+    if records.trades:
+        await sql.insert_trades(connection, records.trades)
+        await formation.write(uow, records.formed)
+        await record(uow, records.observations)
 
 
 def _change(touched: Touched, now: datetime) -> sql.OrderChange:
@@ -89,25 +147,8 @@ def _row(touched: Touched, now: datetime) -> sql.OrderRow:
     )
 
 
-async def write_trades(uow: UnitOfWork, kernel: Kernel, matches: Sequence[Match]) -> None:
-    """Trades, their agreements and grants, price observations, ``trade.executed`` events."""
-    await sql.insert_trades(await uow.raw(), [_trade(match, uow.now) for match in matches])
-    await form(uow, kernel, [_deal(match, uow.now) for match in matches])
-    await record(
-        uow,
-        [
-            Observation(
-                plan_id=match.terms.plan.id,
-                listing_id=match.terms.listing.id,
-                category=match.terms.listing.category,
-                price_minor=match.price,
-                lots=match.lots,
-                currency=match.currency,
-                traded_at=uow.now,
-            )
-            for match in matches
-        ],
-    )
+def emit_trades(uow: UnitOfWork, matches: Iterable[Match]) -> None:
+    """``trade.executed`` to both parties of each match."""
     for match in matches:
         buyer, seller = match.buy.order.party_id, match.sell.order.party_id
         uow.emit(
@@ -125,6 +166,18 @@ async def write_trades(uow: UnitOfWork, kernel: Kernel, matches: Sequence[Match]
             },
             parties=[buyer, seller],
         )
+
+
+def _observation(match: Match, now: datetime) -> Observation:
+    return Observation(
+        plan_id=match.terms.plan.id,
+        listing_id=match.terms.listing.id,
+        category=match.terms.listing.category,
+        price_minor=match.price,
+        lots=match.lots,
+        currency=match.currency,
+        traded_at=now,
+    )
 
 
 def _trade(match: Match, now: datetime) -> sql.TradeRow:

@@ -47,7 +47,9 @@ OPEN_ORDERS = int(os.environ.get("BENCH_MATCHING_OPEN", "1000000"))
 RUN_S = float(os.environ.get("BENCH_MATCHING_S", "10"))
 # The largest first: the yardstick copies its rows, so nothing may be written before it.
 CALLERS = (1_024, 64, 1)
-WARM_UP = 2_000
+FIRST_RUN_MAX_S = 600
+# More than a caller can do in its seconds.
+PER_CALLER_MAX = 2_000
 CLONES = ("copied", "copied_at_once", "rebuilt")
 
 
@@ -130,15 +132,17 @@ async def _clone(owner_url: str) -> None:
 
 async def run_engine(kernel: Kernel, market: Market, owner_url: str) -> tuple[dict[int, Run], Rows]:
     """Drive the engine with each number of callers; the rows are those of the first."""
-    flow = Flow(market)
+    most = {callers: min(OPERATIONS, PER_CALLER_MAX * callers) for callers in CALLERS}
+    flow = Flow(market, sum(most.values()))
     runs = {}
     rows: Rows | None = None
     async with MatchingEngine(kernel) as engine:
         for callers in CALLERS:
-            most = OPERATIONS if callers == CALLERS[0] else WARM_UP * callers
-            seconds = 600 if callers == CALLERS[0] else RUN_S
+            seconds = FIRST_RUN_MAX_S if callers == CALLERS[0] else RUN_S
             after = await marker(owner_url)
-            runs[callers] = await drive(engine, flow, callers, operations=most, seconds=seconds)
+            runs[callers] = await drive(
+                engine, flow, callers, operations=most[callers], seconds=seconds
+            )
             if rows is None:
                 rows = await rows_since(owner_url, after)
     assert rows is not None
@@ -181,8 +185,7 @@ async def rebuild_s(kernel: Kernel, market: Market) -> float:
         seconds = time.perf_counter() - begun
         assert engine.is_owner
         assert engine.shard.open_orders == OPEN_ORDERS
-        flow = Flow(market)
-        run = await drive(engine, flow, 64, operations=200, seconds=60)
+        run = await drive(engine, Flow(market, 200), 64, operations=200, seconds=60)
         assert run.refused == 0, orjson.dumps(run.refused)
     return seconds
 

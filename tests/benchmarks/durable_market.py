@@ -28,6 +28,7 @@ SELLERS = 10
 INSTRUMENTS = 50
 FUNDS = 10**12
 MID = 10_000
+LIMIT_PERCENT, IMMEDIATE_PERCENT, CANCEL_PERCENT, AMEND_PERCENT = 60, 15, 20, 5
 _NO_HASH = bytes(32)
 
 
@@ -96,12 +97,17 @@ class Flow:
 
     An amendment is a cancel and a new order, because that is what it does to priority. Cancels
     aim at orders that rested when they were answered: some are filled by then, as in real life.
+    The orders are made beforehand, because that is not the engine's work.
     """
 
-    def __init__(self, market: Market) -> None:
+    def __init__(self, market: Market, operations: int) -> None:
         self._market = market
         self._random = random.Random(SEED)
         self._resting: list[Place] = []
+        share = IMMEDIATE_PERCENT / (IMMEDIATE_PERCENT + LIMIT_PERCENT)
+        self._orders = [
+            self._place(immediate=self._random.random() < share) for _ in range(operations)
+        ]
 
     def rests(self, place: Place) -> None:
         """An order that was answered as open."""
@@ -110,11 +116,11 @@ class Flow:
     def next(self) -> list[Place | Cancel]:
         """The commands of the next operation, one after the other."""
         kind = self._random.randrange(100)
-        if kind < 25 and self._resting:
+        if kind < CANCEL_PERCENT + AMEND_PERCENT and self._resting:
             place = self._pick()
             cancel = Cancel(place.party_id, place.order_id, "bench")
-            return [cancel] if kind < 20 else [cancel, self._again(place)]
-        return [self._place(immediate=kind >= 85)]
+            return [cancel] if kind < CANCEL_PERCENT else [cancel, self._again(place)]
+        return [self._orders.pop()]
 
     def _pick(self) -> Place:
         """A random one, taken out at constant cost."""
