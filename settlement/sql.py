@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from settlement.accounts import AccountRef
-from settlement.chain import Entry, TransferRow, merkle_root
+from settlement.chain import LEAF_FORMAT, Entry, TransferRow, merkle_root
 from settlement.commands import Applied, Refused, Result
 from settlement.copying import COMMAND_COLUMNS, TRANSFER_COLUMNS, command_rows, transfer_rows
 from settlement.rules import AccountState, HoldState, Memory, PastTransfer
@@ -62,9 +62,10 @@ WHERE t.id = ANY($1::uuid[])
 """
 # One statement, one snapshot: triggers see all of it at its end. The balances are relative and
 # guarded by seq, so a state read without a lock can never be written.
-_MOVES = """
+_MOVES = f"""
 WITH new_batch AS (
-    INSERT INTO settlement.batch (id, root, command_count, booked_at) VALUES ($1, $2, $3, $4)
+    INSERT INTO settlement.batch (id, root, command_count, booked_at, format)
+    VALUES ($1, $2, $3, $4, {LEAF_FORMAT})
 ), changed AS (
     UPDATE settlement.account a
     SET posted = a.posted + u.posted, held = a.held + u.held, seq = a.seq + u.steps
