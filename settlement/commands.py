@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
@@ -21,6 +22,7 @@ from settlement.accounts import AccountRef
 
 KEY_MAX_CHARS = 200
 LEGS_MAX = 64
+LINKED_MAX = 64
 _KEY = re.compile(r"[!-~]{1,200}")
 _KIND = re.compile(r"[a-z][a-z0-9_.]{0,39}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -172,6 +174,31 @@ class Expire:
 
 
 Command: TypeAlias = Transfer | Hold | Capture | Void | Expire
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """2 to 64 commands of which all are carried out, in order, or none.
+
+    When one is refused, each member is: the culprit with its own reason, the others with
+    ``linked_refused`` naming it. Every key must be new, or the whole group a repetition.
+    """
+
+    commands: tuple[Command, ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.commands) <= LINKED_MAX:
+            raise ValueError(f"a group has 2 to {LINKED_MAX} commands, not {len(self.commands)}")
+        if len({command.key for command in self.commands}) != len(self.commands):
+            raise ValueError("the commands of a group have different keys")
+
+
+def single(commands: Sequence[Command | Linked]) -> list[Command]:
+    """All commands in order, those of groups one by one."""
+    flat: list[Command] = []
+    for command in commands:
+        flat += command.commands if isinstance(command, Linked) else (command,)
+    return flat
 
 
 @dataclass(frozen=True, slots=True)

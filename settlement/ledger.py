@@ -26,10 +26,12 @@ from settlement.commands import (
     Command,
     Expire,
     Hold,
+    Linked,
     Refused,
     Result,
     Transfer,
     Void,
+    single,
     touched,
 )
 from settlement.errors import LedgerKeyRace, error_of
@@ -42,9 +44,10 @@ if TYPE_CHECKING:
 COMMANDS_MAX = 4_096
 
 
-async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
+async def post(uow: UnitOfWork, commands: Sequence[Command | Linked]) -> list[Result]:
     """Book ``commands`` in order and answer each: ``Applied``, or ``Refused`` and unchanged.
 
+    A ``Linked`` group is carried out as a whole or not at all; its members answer in its place.
     Effects: locks every touched account until the unit of work ends, writes transfers, holds
     and the memory of the keys. A key seen before gets its first answer again. Raises
     LedgerKeyRace (503) when another transaction is booking the same key on other accounts, and
@@ -52,11 +55,12 @@ async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
     """
     if not commands:
         return []
-    if len(commands) > COMMANDS_MAX:
-        raise ValueError(f"at most {COMMANDS_MAX} commands per post, not {len(commands)}")
+    named = single(commands)
+    if len(named) > COMMANDS_MAX:
+        raise ValueError(f"at most {COMMANDS_MAX} commands per post, not {len(named)}")
     await uow.session.flush()
     connection = await uow.raw()
-    books, elapsed = await _lock_and_read(connection, uow, commands)
+    books, elapsed = await _lock_and_read(connection, uow, named)
     booked_at = uow.now + elapsed
     with _collection_paused():
         decision = decide(books, commands, now=booked_at, new_id=new_id)
@@ -77,17 +81,23 @@ async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
     return decision.results
 
 
-async def post_strict(uow: UnitOfWork, commands: Sequence[Command]) -> list[Applied]:
+async def post_strict(uow: UnitOfWork, commands: Sequence[Command | Linked]) -> list[Applied]:
     """Like :func:`post`, but all or nothing: raises the first refusal as its MarketError.
+
+    Of a refused group it is the culprit's.
 
     The exception rolls the unit of work back, so the refusal is not remembered by the ledger
     (an HTTP request's own Idempotency-Key remembers it).
     """
-    applied = []
+    applied: list[Applied] = []
+    refused: list[Refused] = []
     for result in await post(uow, commands):
         if isinstance(result, Refused):
-            raise error_of(result)
-        applied.append(result)
+            refused.append(result)
+        else:
+            applied.append(result)
+    if refused:
+        raise error_of(next((r for r in refused if r.code != "linked_refused"), refused[0]))
     return applied
 
 

@@ -7,10 +7,11 @@ it see the state as if it had never been there. Everything is exact integer arit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from settlement.accounts import AccountRef
@@ -21,6 +22,7 @@ from settlement.commands import (
     Command,
     Expire,
     Hold,
+    Linked,
     Refused,
     Result,
     Transfer,
@@ -30,6 +32,7 @@ from settlement.commands import (
 
 # Below 2**62, which the API promises for balances, and far below bigint.
 BALANCE_MAX = 4 * 10**18
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -99,15 +102,21 @@ class _Refusal(Exception):
 
 
 def decide(
-    books: Books, commands: Sequence[Command], *, now: datetime, new_id: Callable[[], UUID]
+    books: Books, commands: Sequence[Command | Linked], *, now: datetime, new_id: Callable[[], UUID]
 ) -> Decision:
     """Decide ``commands`` in order against ``books`` at market time ``now``.
 
-    ``new_id`` names the transfers. Raises KeyError when ``books`` lacks an account that a
-    command touches: the caller did not lock it.
+    Each member of a group has a result of its own, in order. ``new_id`` names the transfers.
+    Raises KeyError when ``books`` lacks an account that a command touches: the caller did not
+    lock it.
     """
     desk = _Desk(books, now, new_id)
-    results = [desk.decide(command) for command in commands]
+    results: list[Result] = []
+    for command in commands:
+        if isinstance(command, Linked):
+            results += desk.decide_linked(command)
+        else:
+            results.append(desk.decide(command))
     return Decision(results, desk.entries, desk.accounts)
 
 
@@ -141,6 +150,65 @@ class _Desk:
                 detail=refusal.detail,
             )
         self.entries.append(entry)
+        self._memory[command.key] = Memory(digest, result)
+        return result
+
+    def decide_linked(self, group: Linked) -> list[Result]:
+        """All of a group or none: tried on copies, which are taken over if nothing is refused."""
+        members = group.commands
+        known = [m.key for m in members if m.key in self._memory or m.key in self._books.memory]
+        if len(known) == len(members):
+            return [self.decide(member) for member in members]
+        culprit, refusal = known[0] if known else "", None
+        if not known:
+            trial = self._trial()
+            results: list[Result] = []
+            for member in members:
+                results.append(trial.decide(member))
+                if isinstance(results[-1], Refused):
+                    culprit, refusal = member.key, results[-1]
+                    break
+            else:
+                self._take_over(trial)
+                return results
+        return [self._refuse_linked(member, culprit, refusal) for member in members]
+
+    def _trial(self) -> _Desk:
+        # Chained, not copied: a group costs its own size, however large the batch around it.
+        books = self._books
+        trial = _Desk(
+            Books(
+                ChainMap(_base(self.accounts), _base(books.accounts)),
+                ChainMap(_base(self._holds), _base(books.holds)),
+                books.transfers,
+                books.memory,
+            ),
+            self._now,
+            self._new_id,
+        )
+        trial._reversed = set(self._reversed)
+        return trial
+
+    def _take_over(self, trial: _Desk) -> None:
+        self.accounts.update(trial.accounts)
+        self._holds.update(trial._holds)
+        self._reversed = trial._reversed
+        self._memory.update(trial._memory)
+        self.entries += trial.entries
+
+    def _refuse_linked(self, command: Command, culprit: str, refusal: Refused | None) -> Result:
+        digest = body_hash(command)
+        known = self._memory.get(command.key) or self._books.memory.get(command.key)
+        if known is not None:
+            return _replay(command.key, known, digest)
+        code, detail = "linked_refused", f"Refused together with {culprit}, which is not new."
+        if refusal is not None and command.key == culprit:
+            code, detail = refusal.code, refusal.detail
+        elif refusal is not None:
+            detail = f"Refused together with {culprit}: {refusal.code}."
+        result = Refused(command.key, code, detail)
+        kind = type(command).__name__.lower()
+        self.entries.append(Entry(command.key, digest, kind, code=code, detail=detail))
         self._memory[command.key] = Memory(digest, result)
         return result
 
@@ -301,6 +369,11 @@ class _Desk:
         if hold.resolved:
             raise _Refusal("hold_resolved", "The hold was captured, voided or expired before.")
         return hold
+
+
+def _base(states: Mapping[UUID, _T]) -> MutableMapping[UUID, _T]:
+    # ChainMap writes only to its first map, and nobody writes to a desk's books.
+    return cast("MutableMapping[UUID, _T]", states)
 
 
 def _short(account: AccountRef, needed: int) -> _Refusal:
