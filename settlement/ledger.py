@@ -70,11 +70,15 @@ async def settle(
     """
     await uow.session.flush()
     connection = await uow.raw()
+    if foreseen is not None and await sql.lock_expected(connection, foreseen.before):
+        memory, elapsed = await sql.read_memory(connection, [c.key for c in single(commands)])
+        if not memory and foreseen.timely(uow.now + elapsed):
+            foreseen.settled_at = uow.now + elapsed
+            return foreseen
     books, elapsed = await _lock_and_read(connection, uow, single(commands))
-    if foreseen is not None and foreseen.fits(books, uow.now + elapsed):
-        return foreseen
     plan = Plan(books, uow.now + elapsed)
     plan.add(commands)
+    plan.settled_at = plan.booked_at
     return plan
 
 

@@ -45,6 +45,15 @@ WHERE id = ANY($1::uuid[])
   AND (SELECT count(*) FROM settlement.account WHERE id = ANY($1::uuid[])) = cardinality($1::uuid[])
 ORDER BY id FOR NO KEY UPDATE
 """
+# The same, but says only how many rows are in the expected state: a guess is checked without
+# reading thousands of rows into Python.
+_LOCK_EXPECTED = """
+SELECT count(*) FROM (
+    SELECT id, posted, held, seq FROM settlement.account
+    WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+) a JOIN unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[]) AS u(id, posted, held, seq)
+    ON a.id = u.id AND a.posted = u.posted AND a.held = u.held AND a.seq = u.seq
+"""
 # Always after the locks, in a statement of its own, so that it sees what their last owner
 # committed. The elapsed time makes booking times grow along every account's seq.
 _READ_MEMORY = """
@@ -142,6 +151,37 @@ async def lock_accounts(
         identity: AccountState(by_id[identity], posted, held, seq)
         for identity, posted, held, seq in rows
     }
+
+
+async def lock_expected(
+    connection: asyncpg.Connection[Any], expected: Mapping[UUID, AccountState]
+) -> bool:
+    """Lock accounts like :func:`lock_accounts`; whether all exist and are as ``expected``."""
+    states = expected.values()
+    found: int = await connection.fetchval(
+        _LOCK_EXPECTED,
+        list(expected),
+        [state.posted for state in states],
+        [state.held for state in states],
+        [state.seq for state in states],
+    )
+    return found == len(expected)
+
+
+async def read_accounts(
+    connection: asyncpg.Connection[Any], refs: Sequence[AccountRef]
+) -> dict[UUID, AccountState]:
+    """The states of ``refs`` as last committed, without a lock; zeros for those never used."""
+    rows = await connection.fetch(
+        "SELECT id, posted, held, seq FROM settlement.account WHERE id = ANY($1::uuid[])",
+        [ref.id for ref in refs],
+    )
+    found = {row[0]: row for row in rows}
+    states = {}
+    for ref in refs:
+        _, posted, held, seq = found.get(ref.id, (None, 0, 0, 0))
+        states[ref.id] = AccountState(ref, posted, held, seq)
+    return states
 
 
 async def read_memory(
