@@ -22,6 +22,9 @@ from market.matching.models import OrderSide
 if TYPE_CHECKING:
     from market.matching.sql import Connection, Record
 
+# Between two lines about the progress of a rebuild.
+PROGRESS_ORDERS = 100_000
+
 _log = get_logger(__name__)
 
 
@@ -67,6 +70,7 @@ class Shard:
         self._by_id: dict[UUID, LiveOrder] = {}
         self._expiries: list[tuple[datetime, int, UUID]] = []
         self._owners: dict[UUID, int] = {}
+        self._names: dict[UUID, UUID] = {}
         self._halted: set[UUID] = set()
         # A dict for its order: reloading must not depend on hash order.
         self._dropped: dict[UUID, None] = {}
@@ -138,6 +142,7 @@ class Shard:
         self._by_id.clear()
         self._expiries.clear()
         self._owners.clear()
+        self._names.clear()
         self._halted.clear()
         self._dropped.clear()
 
@@ -150,48 +155,78 @@ class Shard:
         states = await sql.read_books(connection, missing)
         for plan_id in missing:
             self._instruments[plan_id] = Instrument(plan_id)
-            async for row in sql.stream_open_orders(connection, plan_id):
-                self._restore(row)
+            async for rows in sql.stream_open_orders(connection, plan_id):
+                self._restore(rows)
             self._prove(plan_id, states.get(plan_id))
             self._dropped.pop(plan_id, None)
 
     async def load_all(self, connection: Connection) -> int:
         """Rebuild every book from the open orders; returns how many orders rest.
 
-        Books that do not add up to their stored checksum are halted, the others trade on.
+        Books that do not add up to their stored checksum are halted, the others trade on. Tells
+        its progress in the log.
         """
         self.clear()
         states = await sql.read_books(connection)
-        async for row in sql.stream_open_orders(connection):
-            self._restore(row)
+        total = sum(state.orders for state in states.values())
+        loaded = told = 0
+        async for rows in sql.stream_open_orders(connection):
+            self._restore(rows)
+            loaded += len(rows)
+            if loaded - told >= PROGRESS_ORDERS:
+                told = loaded
+                _log.info("books_rebuilding", orders=loaded, of_orders=total)
         # Sorted, so that the log of a rebuild is the same on every run.
         for plan_id in sorted({*self._instruments, *states}):
             self._instruments.setdefault(plan_id, Instrument(plan_id))
             self._prove(plan_id, states.get(plan_id))
         return len(self._by_id)
 
-    def _restore(self, row: Record) -> None:
-        plan_id: UUID = row["plan_id"]
-        instrument = self._instruments.get(plan_id)
-        if instrument is None:
-            instrument = self._instruments[plan_id] = Instrument(plan_id)
-        order = LiveOrder(
-            seq=row["seq"],
-            id=row["id"],
-            plan_id=plan_id,
-            party_id=row["party_id"],
-            group=row["conflict_group"],
-            side=_SIDES[row["side"]],
-            price=row["price_minor"],
-            lots=row["lots"],
-            filled=row["filled_lots"],
-            amount=int(row["filled_amount_minor"]),
-            hold_id=row["hold_id"],
-            expires_at=row["expires_at"],
-        )
-        owner = self.owner(order.group)
-        instrument.book.restore(order.seq, owner, order.side, order.price, order.left)
-        self.add(order)
+    def _restore(self, rows: Iterable[Record]) -> None:
+        """Take open orders over, which come by plan. One loop: a restart has a million of them."""
+        by_id, expiries, known = self._by_id, self._expiries, len(self._expiries)
+        instrument: Instrument | None = None
+        for (
+            seq,
+            order_id,
+            plan_id,
+            party_id,
+            group,
+            side_name,
+            price,
+            lots,
+            filled,
+            amount,
+            hold_id,
+            expires_at,
+        ) in rows:
+            if instrument is None or instrument.plan_id != plan_id:
+                instrument = self._instruments.get(plan_id)
+                if instrument is None:
+                    instrument = self._instruments[plan_id] = Instrument(plan_id)
+            side = _SIDES[side_name]
+            order = LiveOrder(
+                seq,
+                order_id,
+                instrument.plan_id,
+                # One object per party, not one per order.
+                self._names.setdefault(party_id, party_id),
+                self._names.setdefault(group, group),
+                side,
+                price,
+                lots,
+                filled,
+                int(amount or 0),
+                hold_id,
+                expires_at,
+            )
+            left = UNLIMITED if lots is None else lots - filled
+            instrument.book.restore(seq, self.owner(order.group), side, price, left)
+            instrument.orders[seq] = by_id[order_id] = order
+            if expires_at is not None:
+                expiries.append((expires_at, seq, order_id))
+        if len(expiries) > known:
+            heapq.heapify(expiries)
 
     def _prove(self, plan_id: UUID, state: sql.BookRow | None) -> None:
         instrument = self._instruments[plan_id]
