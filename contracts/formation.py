@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -85,10 +85,11 @@ class _Offer:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What terms are made from: offers by listing, facts by version."""
+    """What terms are made from: offers by listing, facts by version, and what came of them."""
 
     offers: Mapping[UUID, _Offer]
     versions: Mapping[UUID, _VersionFacts]
+    templates: dict[tuple[UUID, UUID, datetime], _Template] = field(default_factory=dict)
 
 
 class _Template(NamedTuple):
@@ -132,7 +133,7 @@ async def read_sources(uow: UnitOfWork, deals: Sequence[Deal]) -> Sources:
 
 def draw_up(kernel: Kernel, deals: Sequence[Deal], sources: Sources) -> list[Formed]:
     """Terms, digests and signatures of ``deals``. No I/O: nothing exists before :func:`write`."""
-    templates: dict[tuple[UUID, UUID, datetime], _Template] = {}
+    templates = sources.templates
     formed = []
     for deal in deals:
         name = (deal.plan.id, deal.version_id, deal.traded_at)

@@ -143,11 +143,6 @@ class Batch:
         return len(self._commands) + EXPIRIES_MAX + len(self._verdicts.ended)
 
     async def _fence_off(self, connection: Connection) -> int:
-        # A writer frozen in mid-batch would keep the lease row locked: Postgres ends it instead.
-        await connection.execute(
-            "SELECT set_config('idle_in_transaction_session_timeout', $1, true)",
-            f"{FROZEN_WRITER_S}s",
-        )
         last_seq = await sql.renew_lease(
             connection,
             SHARD,
@@ -155,6 +150,7 @@ class Batch:
             term=self._fence.term,
             ttl_s=self._fence.ttl_s,
             sequence_count=self._step_count,
+            frozen_s=FROZEN_WRITER_S,
         )
         if last_seq is None:
             raise StaleLease

@@ -28,7 +28,7 @@ from market.kernel.errors import MarketError, Unavailable
 from market.kernel.ids import new_id
 from market.kernel.logging import get_logger
 from market.matching import sql
-from market.matching.batch import Batch, Fence, Reconsider, StaleLease, Verdicts
+from market.matching.batch import FROZEN_WRITER_S, Batch, Fence, Reconsider, StaleLease, Verdicts
 from market.matching.commands import Command, Reply
 from market.matching.deadlines import Deadlines
 from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
@@ -258,6 +258,7 @@ class MatchingEngine:
                 term=term,
                 ttl_s=self._ttl_s,
                 sequence_count=0,
+                frozen_s=FROZEN_WRITER_S,
             )
         self._term = term
         _log.info("engine_lease_taken", term=term, open_orders=orders)

@@ -62,7 +62,11 @@ class OrderStatus(StrEnum):
 
     @property
     def is_open(self) -> bool:
-        return self in (OrderStatus.OPEN, OrderStatus.PARTIALLY_FILLED)
+        return self in _RESTING
+
+
+# Looking a member up on its class is slow in Python 3.11; the engine asks for every order.
+_RESTING = (OrderStatus.OPEN, OrderStatus.PARTIALLY_FILLED)
 
 
 class CloseReason(StrEnum):

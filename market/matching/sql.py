@@ -35,7 +35,7 @@ _RENEW = """
 UPDATE matching.lease
 SET expires_at = clock_timestamp() + make_interval(secs => $4), last_seq = last_seq + $5
 WHERE shard = $1 AND holder = $2 AND term = $3
-RETURNING last_seq
+RETURNING last_seq, set_config('idle_in_transaction_session_timeout', $6, true)
 """
 _RELEASE = """
 UPDATE matching.lease SET expires_at = clock_timestamp()
@@ -207,14 +207,24 @@ async def acquire_lease(
 
 
 async def renew_lease(
-    connection: Connection, shard: int, *, holder: str, term: int, ttl_s: int, sequence_count: int
+    connection: Connection,
+    shard: int,
+    *,
+    holder: str,
+    term: int,
+    ttl_s: int,
+    sequence_count: int,
+    frozen_s: int,
 ) -> int | None:
     """Fence this transaction: the last of ``sequence_count`` new input numbers, None when stale.
 
     The row stays locked until the batch ends, so a successor waits for it, and its own term then
-    makes every later batch of this one stale.
+    makes every later batch of this one stale. A writer that freezes in mid-batch would keep it
+    locked: Postgres ends one that is silent for ``frozen_s`` seconds.
     """
-    last: int | None = await connection.fetchval(_RENEW, shard, holder, term, ttl_s, sequence_count)
+    last: int | None = await connection.fetchval(
+        _RENEW, shard, holder, term, ttl_s, sequence_count, f"{frozen_s}s"
+    )
     return last
 
 
