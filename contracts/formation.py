@@ -37,8 +37,7 @@ _NOTHING_LEFT_ESCROW = (0, 0, 0)
 _NEW_GRANT = (GrantStatus.ACTIVE.value, 0, 0, 0, 0, "", 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Deal:
+class Deal(NamedTuple):
     """One trade to form: who, what, how many lots, at which price per lot (minor units)."""
 
     agreement_id: UUID
@@ -56,8 +55,7 @@ class Deal:
     sell_order_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Formed:
+class Formed(NamedTuple):
     """A new agreement: its terms, their digest and signature, its grant. Active from the start."""
 
     terms: Terms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from listings import offers
@@ -38,8 +39,7 @@ EXPIRY_MAX = timedelta(days=366)
 _UNITS_MAX = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """An order that may be matched, with everything its trades will need."""
 
     place: Place

@@ -7,6 +7,7 @@ No I/O. Books change at once; live orders do not, so that forgetting the touched
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from market.kernel.ids import new_id
@@ -37,8 +38,7 @@ _CLOSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A trade to be: it forms ``agreement_id``."""
 
     trade_id: UUID

@@ -45,7 +45,8 @@ async def read_sources(uow: UnitOfWork, matches: Sequence[Match]) -> Sources | N
     """What the agreements of ``matches`` are made from; None without any."""
     if not matches:
         return None
-    return await formation.read_sources(uow, [_deal(match, uow.now) for match in matches])
+    one_each = {match.terms.listing.id: match for match in matches}.values()
+    return await formation.read_sources(uow, [_deal(match, uow.now) for match in one_each])
 
 
 async def prepare(
