@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -155,8 +156,9 @@ class Shard:
         states = await sql.read_books(connection, missing)
         for plan_id in missing:
             self._instruments[plan_id] = Instrument(plan_id)
-            async for rows in sql.stream_open_orders(connection, plan_id):
-                self._restore(rows)
+            async with aclosing(sql.stream_open_orders(connection, plan_id)) as portions:
+                async for rows in portions:
+                    self._restore(rows)
             self._prove(plan_id, states.get(plan_id))
             self._dropped.pop(plan_id, None)
 
@@ -170,12 +172,13 @@ class Shard:
         states = await sql.read_books(connection)
         total = sum(state.orders for state in states.values())
         loaded = told = 0
-        async for rows in sql.stream_open_orders(connection):
-            self._restore(rows)
-            loaded += len(rows)
-            if loaded - told >= PROGRESS_ORDERS:
-                told = loaded
-                _log.info("books_rebuilding", orders=loaded, of_orders=total)
+        async with aclosing(sql.stream_open_orders(connection)) as portions:
+            async for rows in portions:
+                self._restore(rows)
+                loaded += len(rows)
+                if loaded - told >= PROGRESS_ORDERS:
+                    told = loaded
+                    _log.info("books_rebuilding", orders=loaded, of_orders=total)
         # Sorted, so that the log of a rebuild is the same on every run.
         for plan_id in sorted({*self._instruments, *states}):
             self._instruments.setdefault(plan_id, Instrument(plan_id))

@@ -7,7 +7,7 @@ Every function takes the asyncpg connection of an open unit of work.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -235,10 +235,11 @@ async def release_lease(connection: Connection, shard: int, *, holder: str, term
 
 async def stream_open_orders(
     connection: Connection, plan_id: UUID | None = None
-) -> AsyncIterator[list[Record]]:
+) -> AsyncGenerator[list[Record], None]:
     """Open orders (of one plan) by plan and input sequence, in portions of bounded size.
 
-    The server works on the next portion while the caller works on this one.
+    The server works on the next portion while the caller works on this one, so close it
+    (``contextlib.aclosing``) before anything else uses the connection.
     """
     if plan_id is None:
         # A million rows are sorted in memory, not on disk.
