@@ -179,6 +179,9 @@ async def verify_ledger(
         await _check_totals(connection, report)
         if since is None:
             await _check_accounts(connection, report, tell)
+            # Right after a burst the planner still believes in small tables, and would compare
+            # every row with every command; a hash or merge join is right at any size.
+            await connection.execute("SET LOCAL enable_nestloop = off")
             for table, query in _ORPHANS.items():
                 row = await connection.fetchval(query)
                 if row is not None:
