@@ -4,7 +4,7 @@ PaymentRequired 402   InsufficientFunds · CardDeclined
 BadRequest 400        WebhookSignatureInvalid · WebhookMalformed
 Conflict 409          PayoutAccountNotReady · NotRefundable · NotChallenged
                       · HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
-                      · BalanceLimit
+                      · BalanceLimit · LinkedRefused
 NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound · WebhookEventNotFound
                       · SavedCardNotFound
 Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted
@@ -61,6 +61,13 @@ class ReversalRefused(Conflict):
 class AlreadyReversed(ReversalRefused):
     code = "already_reversed"
     title = "The transfer has been reversed already"
+
+
+class LinkedRefused(Conflict):
+    """Another command of the same group was refused; ``detail`` names its key and its reason."""
+
+    code = "linked_refused"
+    title = "A command that this one is linked with was refused"
 
 
 class BalanceLimit(Conflict):
@@ -169,6 +176,7 @@ _BY_CODE: dict[str, type[MarketError]] = {
     "insufficient_funds": InsufficientFunds,
     "idempotency_key_reused": LedgerKeyReused,
     "balance_limit": BalanceLimit,
+    "linked_refused": LinkedRefused,
     "hold_expired": HoldExpired,
     "hold_resolved": HoldResolved,
     "already_reversed": AlreadyReversed,

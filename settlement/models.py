@@ -110,12 +110,14 @@ class Account(SQLModel, table=True):
 
 
 class Batch(SQLModel, table=True):
-    """The commands that one ``post`` decided; ``root`` is their Merkle root."""
+    """The commands that one ``post`` decided; ``root`` is their Merkle root, over leaves of
+    ``format`` (see ``settlement.chain``)."""
 
     __tablename__ = "batch"
     __table_args__ = (
         CheckConstraint("octet_length(root) = 32", name="batch_root"),
         CheckConstraint("command_count > 0", name="batch_command_count"),
+        CheckConstraint("format IN (1, 2)", name="batch_format"),
         SCHEMA,
     )
 
@@ -123,6 +125,7 @@ class Batch(SQLModel, table=True):
     root: bytes = Field(sa_column=_bytes())
     command_count: int = Field(sa_column=Column(Integer, nullable=False))
     booked_at: datetime = Field(sa_column=_time())
+    format: int = Field(sa_column=Column(SmallInteger, nullable=False))
 
 
 class Command(SQLModel, table=True):
