@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -78,9 +79,8 @@ class Entry(NamedTuple):
     detail: str | None = None
 
 
-def _account_order(posting: PostingRow) -> int:
-    # As a number: the same order as the text's, at a tenth of its price.
-    return posting.account_id.int
+# As a number: the same order as the text's, at a tenth of its price.
+_account_order = attrgetter("account_id.int")
 
 
 def leaf_bytes(entry: Entry, booked_us: int, leaf_format: int = LEAF_FORMAT) -> bytes:

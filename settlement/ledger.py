@@ -7,19 +7,15 @@ takes their locks out of order, and may be chosen as the victim of a deadlock (5
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
 
 from market.kernel.db import UnitOfWork
-from market.kernel.ids import new_id
 from settlement import sql
 from settlement.accounts import AccountRef
-from settlement.chain import batch_leaves
 from settlement.commands import (
     Applied,
     Capture,
@@ -35,7 +31,8 @@ from settlement.commands import (
     touched,
 )
 from settlement.errors import LedgerKeyRace, error_of
-from settlement.rules import AccountState, Books, decide
+from settlement.plan import Plan
+from settlement.rules import AccountState, Books
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -58,27 +55,48 @@ async def post(uow: UnitOfWork, commands: Sequence[Command | Linked]) -> list[Re
     named = single(commands)
     if len(named) > COMMANDS_MAX:
         raise ValueError(f"at most {COMMANDS_MAX} commands per post, not {len(named)}")
+    plan = await settle(uow, commands)
+    await write(uow, plan)
+    return plan.results
+
+
+async def settle(
+    uow: UnitOfWork, commands: Sequence[Command | Linked], *, foreseen: Plan | None = None
+) -> Plan:
+    """Lock what ``commands`` touch and decide them, or find that ``foreseen`` did so rightly.
+
+    Effects: the locks, held until the unit of work ends. The plan must be given to
+    :func:`write` in the same unit of work.
+    """
     await uow.session.flush()
     connection = await uow.raw()
-    books, elapsed = await _lock_and_read(connection, uow, named)
-    booked_at = uow.now + elapsed
-    with _collection_paused():
-        decision = decide(books, commands, now=booked_at, new_id=new_id)
-        leaves = batch_leaves(decision.entries, booked_at)
-    if decision.entries:
-        try:
-            await sql.write(
-                connection,
-                batch_id=new_id(),
-                leaves=leaves,
-                booked_at=booked_at,
-                entries=decision.entries,
-                before=books.accounts,
-                after=decision.accounts,
-            )
-        except asyncpg.UniqueViolationError as error:
-            raise LedgerKeyRace("Another process is booking the same command.") from error
-    return decision.results
+    if foreseen is not None and await sql.lock_expected(connection, foreseen.before):
+        memory, elapsed = await sql.read_memory(connection, [c.key for c in single(commands)])
+        if not memory and foreseen.timely(uow.now + elapsed):
+            foreseen.settled_at = uow.now + elapsed
+            return foreseen
+    books, elapsed = await _lock_and_read(connection, uow, single(commands))
+    plan = Plan(books, uow.now + elapsed)
+    plan.add(commands)
+    plan.settled_at = plan.booked_at
+    return plan
+
+
+async def write(uow: UnitOfWork, plan: Plan) -> None:
+    """Write what :func:`settle` found. Raises LedgerKeyRace (503), see :func:`post`."""
+    if not plan.entries:
+        return
+    try:
+        await sql.write(
+            await uow.raw(),
+            batch=plan.rows,
+            entries=plan.entries,
+            leaves=plan.leaves,
+            before=plan.before,
+            after=plan.after,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise LedgerKeyRace("Another process is booking the same command.") from error
 
 
 async def post_strict(uow: UnitOfWork, commands: Sequence[Command | Linked]) -> list[Applied]:
@@ -175,22 +193,6 @@ async def _lock_and_read(
         memory=memory,
     )
     return books, elapsed
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Keep the cycle collector out of a stretch that only builds rows (it never awaits).
-
-    None of them is garbage yet, but their number makes it search all of them over and over: it
-    was a fifth of the processor time of a batch of 4,096.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _hold_ids(commands: Sequence[Command]) -> list[UUID]:

@@ -33,6 +33,8 @@ from settlement.commands import (
 # Below 2**62, which the API promises for balances, and far below bigint.
 BALANCE_MAX = 4 * 10**18
 _T = TypeVar("_T")
+# Makes a NamedTuple without the detour through its own ``__new__``, at a third of the price.
+_tuple = tuple.__new__
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ class _Desk:
                 detail=refusal.detail,
             )
         self.entries.append(entry)
-        self._memory[command.key] = Memory(digest, result)
+        self._memory[command.key] = _tuple(Memory, (digest, result))
         return result
 
     def decide_linked(self, group: Linked) -> list[Result]:
@@ -227,8 +229,8 @@ class _Desk:
         row = self._book(command, command.legs)
         if command.reverses is not None:
             self._reversed.add(command.reverses)
-        entry = Entry(command.key, digest, "transfer", transfer=row)
-        return entry, Applied(command.key, transfer_id=row.id)
+        entry = (command.key, digest, "transfer", row, None, None, None, None)
+        return _tuple(Entry, entry), Applied(command.key, row.id)
 
     def _hold(self, command: Hold, digest: bytes) -> tuple[Entry, Result]:
         if self._known_hold(command.hold_id) is not None:
@@ -311,9 +313,14 @@ class _Desk:
         freed: tuple[UUID, int] | None = None,
     ) -> TransferRow:
         """Check all legs, then apply all of them: no half-done transfer on refusal."""
+        # The hottest loop of the ledger: each state is looked up once.
         changed, books = self.accounts, self._books.accounts
+        found = []
         for ref, amount in legs:
-            account = changed.get(ref.id) or books[ref.id]
+            account, known = changed.get(ref.id), True
+            if account is None:
+                account, known = books[ref.id], False
+            found.append((ref, amount, account, known))
             posted = account.posted + amount
             if not -BALANCE_MAX <= posted <= BALANCE_MAX:
                 raise _Refusal("balance_limit", "The account holds more than the ledger can count.")
@@ -325,12 +332,14 @@ class _Desk:
         if freed is not None:
             self._change(freed[0]).held -= freed[1]
         postings = []
-        for ref, amount in legs:
-            account = self._change(ref.id)
+        for ref, amount, account, known in found:
+            if not known:
+                account = self._change(ref.id)
             account.posted += amount
             account.seq += 1
-            postings.append(PostingRow(ref.id, account.seq, amount, ref.currency, account.posted))
-        return TransferRow(
+            leg = (ref.id, account.seq, amount, ref.currency, account.posted)
+            postings.append(_tuple(PostingRow, leg))
+        row = (
             self._new_id(),
             command.kind,
             command.memo_id,
@@ -338,6 +347,7 @@ class _Desk:
             command.reverses if isinstance(command, Transfer) else None,
             tuple(postings),
         )
+        return _tuple(TransferRow, row)
 
     def _check_reversal(self, command: Transfer, reverses: UUID) -> None:
         past = self._books.transfers.get(reverses)
