@@ -196,7 +196,7 @@ async def test_the_newest_valid_rate_counts(
     assert listed.status_code == 200, listed.text
     assert [item["numerator"] for item in listed.json()["items"]] == [161, 170]
     assert listed.json()["has_more"] is True
-    assert parse("fxr", first["id"])
+    assert parse("fxr", first["id"]).version == 7
 
 
 @pytest.mark.parametrize(

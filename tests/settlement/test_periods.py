@@ -18,6 +18,7 @@ from settlement import periods
 from settlement.accounts import AccountRef
 from settlement.commands import Transfer
 from settlement.errors import StatementFormatNotOffered
+from settlement.schemas import Basis
 from settlement.statement_formats import StatementFormat, choose
 from tests.market.parties.factories import Member, make_party
 from tests.settlement.factories import available, book, fund, now
@@ -105,12 +106,10 @@ async def test_event_time_equals_a_plain_sum(kernel: Kernel) -> None:
         assert len(rows) == 13
         for offset in range(-10, 10):
             moment = base + timedelta(seconds=offset)
-            found = await periods.position_at(connection, account.id, moment, periods.Basis.EVENT)
+            found = await periods.position_at(connection, account.id, moment, Basis.EVENT)
             happened = [row["amount"] for row in rows if row["event_at"] <= moment]
             assert found == (sum(happened), len(happened))
-            booked = await periods.position_at(
-                connection, account.id, moment, periods.Basis.BOOKING
-            )
+            booked = await periods.position_at(connection, account.id, moment, Basis.BOOKING)
             known = [row["amount"] for row in rows if row["booked_at"] <= moment]
             assert booked == (sum(known), len(known))
 
