@@ -72,6 +72,10 @@ check-openapi: $(DEVELOPMENT)
 bench: $(DEVELOPMENT) $(PYDVL) ## Run all benchmarks (figures as a table and as JSON)
 	@$(BIN)/python -m tests.benchmarks
 
+.PHONY: bench-ledger
+bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shrinks the large one)
+	@$(BIN)/python -m tests.benchmarks.bench_ledger
+
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
 	@$(BIN)/python -m tests.benchmarks.bench_knn_shapley

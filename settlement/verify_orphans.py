@@ -42,7 +42,7 @@ _ORPHANS = {
 async def check_orphans(connection: Connection[Any], report: Report, tell: Progress) -> None:
     """Rows written past the ledger; the first of each table."""
     # Right after a burst the planner still believes in small tables, and would compare every row
-    # with every command (85 s at 500,000); a hash or merge join is right at any size.
+    # with every command (85 s after a bench); a hash or merge join is right at any size.
     await connection.execute("SET LOCAL enable_nestloop = off")
     for done, (table, query) in enumerate(_ORPHANS.items(), start=1):
         row = await connection.fetchval(query)
