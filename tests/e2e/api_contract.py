@@ -54,6 +54,7 @@ _ROLES = {
         "GET /v1/ledger/trial-balance",
         "GET /v1/parties",
         "GET /v1/reviews",
+        "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
         "POST /v1/exchange/rates",
         "POST /v1/ledger/corrections",
@@ -68,6 +69,7 @@ _ROLES = {
         "POST /v1/products/{product_id}/reject",
         "POST /v1/sandbox/clock/advance",
         "POST /v1/staff",
+        "POST /v1/webhook-events/{webhook_event_id}/replay",
     ),
     "arbiter": (
         "GET /v1/arbitration/queue",
