@@ -49,11 +49,16 @@ _WORDS = {
 
 _ROLES = {
     "operator": (
+        "GET /v1/ledger/corrections",
+        "GET /v1/ledger/corrections/{correction_id}",
         "GET /v1/ledger/trial-balance",
         "GET /v1/parties",
         "GET /v1/reviews",
         "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
+        "POST /v1/exchange/rates",
+        "POST /v1/ledger/corrections",
+        "POST /v1/ledger/corrections/{correction_id}/approval",
         "POST /v1/listings/{listing_id}/approve",
         "POST /v1/listings/{listing_id}/reject",
         "POST /v1/listings/{listing_id}/resume",
