@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 180
 
 
 def free_port() -> int:

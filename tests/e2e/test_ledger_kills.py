@@ -5,6 +5,7 @@ answered truthfully by its key. Clients post through HTTP (top-ups) and through 
 a process of their own; both keep a record on disk. ``make kill-ledger`` runs 30 rounds.
 """
 
+import asyncio
 import os
 import random
 import sys
@@ -20,6 +21,7 @@ import psycopg
 import pytest
 
 from market.kernel.embedded import start_embedded
+from settlement.verify import verify_ledger
 from tests.e2e.kill_targets import TOP_UP_MINOR, LedgerClient, Payer, Server
 from tests.e2e.ledger_client import CYCLE, PREFIX
 from tests.e2e.market_process import MarketProcess
@@ -96,24 +98,27 @@ def test_kills_lose_and_double_nothing(scene: Scene, capsys: pytest.CaptureFixtu
             scene.kill(kind)
             kills[kind] += 1
             _verify(scene)
+            _tell(capsys, f"round {number + 1}: {kind} killed, ledger verified")
     finally:
         scene.client.finish()
         for payer in scene.payers:
             payer.finish()
     _verify(scene)
-    totals = {
-        "seed": SEED,
-        **kills,
-        **_check_direct(scene),
-        **_check_top_ups(scene),
-    }
+    done = scene.market.command("ledger", "verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    totals = {"seed": SEED, **kills, **_check_direct(scene), **_check_top_ups(scene)}
+    _tell(capsys, f"kills: {totals}")
+
+
+def _tell(capsys: pytest.CaptureFixture[str], line: str) -> None:
     with capsys.disabled():
-        sys.stdout.write(f"\nkills: {totals}\n")
+        sys.stdout.write(f"\n{line}\n")
+        sys.stdout.flush()
 
 
 def _verify(scene: Scene) -> None:
-    done = scene.market.command("ledger", "verify")
-    assert done.returncode == 0, done.stdout + done.stderr
+    report = asyncio.run(verify_ledger(scene.server.url))
+    assert report.findings == [], f"seed {SEED}"
     ((*counts,),) = scene.query(VIOLATIONS)
     assert not any(counts), f"seed {SEED}: {counts}"
 

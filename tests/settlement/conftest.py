@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings as hypothesis_settings
+from hypothesis import HealthCheck, Phase, settings as hypothesis_settings
 
 from market.kernel import migrations
 from market.kernel.context import Kernel, open_kernel
@@ -22,6 +22,8 @@ hypothesis_settings.register_profile(
     deadline=None,
     database=None,
     print_blob=True,
+    # Shrinking plays a failure hundreds of times, a second each: the steps as found must do.
+    phases=[Phase.generate],
     # A step is a few transactions, so an example takes a second: slow is what it is.
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -9,7 +9,6 @@ from typing import TypeVar
 from uuid import UUID
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
 
 from market.kernel.db import UnitOfWork
 from market.kernel.errors import Unavailable
@@ -20,7 +19,7 @@ from settlement.commands import Applied, Leg, Transfer
 from settlement.errors import InsufficientFunds
 from tests.settlement.cutting_proxy import Cut
 from tests.settlement.machine.commands import AGREEMENTS, DISPUTES, PARTIES, near_free
-from tests.settlement.machine.core import MachineCore
+from tests.settlement.machine.core import MachineCore, step
 from tests.settlement.shadow_split import WHOLE, nearest, pay
 
 T = TypeVar("T")
@@ -108,7 +107,7 @@ class EscrowRules(MachineCore):
             assert self.shadow.find(key) == (command, row.at, None, row.transfer_id)
         return row.transfer_id
 
-    @rule(data=st.data(), amount=st.integers(1, 300))
+    @step(data=st.data(), amount=st.integers(1, 300))
     def pay_in(self, data: st.DataObject, amount: int) -> None:
         """The buyer's money goes into escrow."""
         self.begin("pay_in")
@@ -117,7 +116,7 @@ class EscrowRules(MachineCore):
         command = Transfer(self.names.key(), "escrow", legs, memo_id=deal.id)
         self.run(self.submit(command, "post"))
 
-    @rule(data=st.data())
+    @step(data=st.data())
     def release(self, data: st.DataObject) -> None:
         """Part by part: every part sums exactly, and all parts to one release of the total."""
         self.begin("release")
@@ -158,7 +157,7 @@ class EscrowRules(MachineCore):
             deal.releases[part.key] = part
             deal.released += part.amount
 
-    @rule(data=st.data())
+    @step(data=st.data())
     def refund(self, data: st.DataObject) -> None:
         """Back to the buyer."""
         self.begin("refund")
@@ -178,7 +177,7 @@ class EscrowRules(MachineCore):
         legs = ((deal.escrow, -amount), (available(BUYER), amount))
         assert self.run(self._check(key, "refund", legs, deal.id)) == done
 
-    @rule(data=st.data(), back=st.booleans())
+    @step(data=st.data(), back=st.booleans())
     def freeze(self, data: st.DataObject, back: bool) -> None:
         """A dispute takes all that is left, or gives it back; twice under one key is once."""
         self.begin("freeze")
@@ -198,7 +197,7 @@ class EscrowRules(MachineCore):
             self.run(self._check(key, kind, ((source, -amount), (target, amount)), memo))
         assert self.shadow.posted(source) == 0
 
-    @rule(data=st.data(), buyer_ppm=st.one_of(st.sampled_from((0, WHOLE)), st.integers(0, WHOLE)))
+    @step(data=st.data(), buyer_ppm=st.one_of(st.sampled_from((0, WHOLE)), st.integers(0, WHOLE)))
     def rule_upon(self, data: st.DataObject, buyer_ppm: int) -> None:
         """A ruling pays out everything that is frozen; the dispute's account ends at zero."""
         self.begin("rule_upon")
@@ -239,7 +238,7 @@ class EscrowRules(MachineCore):
         deal.released += to_seller
         assert self.shadow.posted(deal.frozen) == 0
 
-    @rule(data=st.data(), refunded=st.booleans())
+    @step(data=st.data(), refunded=st.booleans())
     def close(self, data: st.DataObject, refunded: bool) -> None:
         """A closed agreement leaves nothing behind, in escrow or frozen."""
         self.begin("close")

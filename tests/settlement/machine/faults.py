@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
 
 from market.kernel.errors import Unavailable
 from settlement import ledger
@@ -19,7 +18,7 @@ from settlement.writer import LedgerWriter
 from tests.settlement.cutting_proxy import Cut
 from tests.settlement.machine import commands
 from tests.settlement.machine.commands import CURRENCIES, PARTIES
-from tests.settlement.machine.core import VIAS, MachineCore, Via
+from tests.settlement.machine.core import VIAS, MachineCore, Via, step
 from tests.settlement.machine.world import SMALL_POOL
 
 # A unit of work sends some ten messages; a later number finds none and cuts nothing.
@@ -34,7 +33,7 @@ class FaultRules(MachineCore):
     def _fresh(self, data: st.DataObject) -> Command:
         return data.draw(commands.fresh(self.shadow, self.names, self.run(self.world.now())))
 
-    @rule(data=st.data(), how=st.sampled_from((Cut.BEFORE, Cut.AFTER, Cut.RACING)))
+    @step(data=st.data(), how=st.sampled_from((Cut.BEFORE, Cut.AFTER, Cut.RACING)))
     def cut_at_commit(self, data: st.DataObject, how: Cut) -> None:
         """The connection dies exactly when COMMIT is sent, or before its answer returns."""
         via = data.draw(st.sampled_from(VIAS))
@@ -59,7 +58,7 @@ class FaultRules(MachineCore):
     def _told(self, via: Via, how: Cut) -> bool:
         return via == "writer" or how is Cut.AFTER
 
-    @rule(
+    @step(
         data=st.data(),
         how=st.sampled_from((Cut.BEFORE, Cut.AFTER)),
         number=st.integers(1, MESSAGES_MAX),
@@ -80,7 +79,7 @@ class FaultRules(MachineCore):
             await self.absorb(command, reply, unsure=True)
         await self.insist(command)
 
-    @rule(data=st.data(), number=st.integers(0, MESSAGES_MAX))
+    @step(data=st.data(), number=st.integers(0, MESSAGES_MAX))
     def cancel_midway(self, data: st.DataObject, number: int) -> None:
         """The task is cancelled while the database works for it (0: at COMMIT)."""
         self.begin("cancel_midway")
@@ -110,7 +109,7 @@ class FaultRules(MachineCore):
         # The message never arrived, and COMMIT is the last one.
         await self.insist(command, booked=False)
 
-    @rule(data=st.data(), turns=st.integers(0, 12))
+    @step(data=st.data(), turns=st.integers(0, 12))
     def leave_the_queue(self, data: st.DataObject, turns: int) -> None:
         """A client of the writer goes away; its command may be booked, but then wholly."""
         self.begin("leave_the_queue")
@@ -127,7 +126,7 @@ class FaultRules(MachineCore):
         assert not isinstance(reply, Unavailable)
         await self.absorb(command, reply, unsure=True)
 
-    @rule(data=st.data(), contention=st.integers(0, 4), via=st.sampled_from(VIAS))
+    @step(data=st.data(), contention=st.integers(0, 4), via=st.sampled_from(VIAS))
     def contend(self, data: st.DataObject, contention: int, via: Via) -> None:
         """Another transaction is in the way: deadlock, time-outs, no connection, old snapshot."""
         kinds = (

@@ -7,7 +7,6 @@ from datetime import timedelta
 from uuid import UUID
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
 
 from market.kernel.errors import MarketError, Unavailable
 from market.kernel.security import Actor, Role
@@ -18,7 +17,7 @@ from settlement.statements import balance_as_of
 from tests.settlement.factories import together
 from tests.settlement.machine import commands
 from tests.settlement.machine.commands import NOBODY
-from tests.settlement.machine.core import RESENDS_MAX, VIAS, MachineCore, Via
+from tests.settlement.machine.core import RESENDS_MAX, VIAS, MachineCore, Via, step
 
 OPERATOR = Actor(NOBODY, NOBODY, frozenset({Role.OPERATOR}), "machine")
 AT_ONCE_MAX = 6
@@ -27,37 +26,37 @@ AT_ONCE_MAX = 6
 class MoneyRules(MachineCore):
     """Transfers, holds and their ends, reversals, replays; lists of them; all at once."""
 
-    @rule(data=st.data(), via=st.sampled_from(VIAS))
+    @step(data=st.data(), via=st.sampled_from(VIAS))
     def transfer(self, data: st.DataObject, via: Via) -> None:
         """Several legs, currencies and dates."""
         self.begin("transfer")
         self._one(data, commands.transfers, via)
 
-    @rule(data=st.data(), via=st.sampled_from(VIAS))
+    @step(data=st.data(), via=st.sampled_from(VIAS))
     def hold(self, data: st.DataObject, via: Via) -> None:
         """Reserve."""
         self.begin("hold")
         self._one(data, commands.new_holds, via)
 
-    @rule(data=st.data(), via=st.sampled_from(VIAS))
+    @step(data=st.data(), via=st.sampled_from(VIAS))
     def capture(self, data: st.DataObject, via: Via) -> None:
         """Pay from a hold, keep some."""
         self.begin("capture")
         self._one(data, commands.captures, via)
 
-    @rule(data=st.data(), via=st.sampled_from(VIAS))
+    @step(data=st.data(), via=st.sampled_from(VIAS))
     def end_hold(self, data: st.DataObject, via: Via) -> None:
         """Void or expire."""
         self.begin("end_hold")
         self._one(data, commands.endings, via)
 
-    @rule(data=st.data(), via=st.sampled_from(VIAS))
+    @step(data=st.data(), via=st.sampled_from(VIAS))
     def reversal(self, data: st.DataObject, via: Via) -> None:
         """Take back."""
         self.begin("reversal")
         self._one(data, commands.reversals, via)
 
-    @rule(data=st.data(), via=st.sampled_from(VIAS))
+    @step(data=st.data(), via=st.sampled_from(VIAS))
     def same_key(self, data: st.DataObject, via: Via) -> None:
         """A key again, refusals included."""
         self.begin("same_key")
@@ -68,14 +67,14 @@ class MoneyRules(MachineCore):
         command = data.draw(kind(self.shadow, self.names, self.run(self.world.now())))
         self.run(self.submit(command, via))
 
-    @rule(data=st.data(), hours=st.sampled_from((0, 0, 1, 3, 24)))
+    @step(data=st.data(), hours=st.sampled_from((0, 0, 1, 3, 24)))
     def time_passes(self, data: st.DataObject, hours: int) -> None:
         """Holds run out, also those that no sweeper has resolved; the past stays as it was."""
         self.begin("time_passes")
         self.run(self.world.move_clock(timedelta(hours=hours)))
         self._as_of(data)
 
-    @rule(data=st.data())
+    @step(data=st.data())
     def reverse_by_name(self, data: st.DataObject) -> None:
         """``ledger.reverse``: finds the legs itself, raises what it is refused for."""
         self.begin("reverse_by_name")
@@ -104,7 +103,7 @@ class MoneyRules(MachineCore):
         command = Transfer(key, "reversal", mirrored, reverses=name)
         await self.absorb(command, Applied(key, done))
 
-    @rule(data=st.data(), strict=st.booleans(), size=st.integers(2, 6))
+    @step(data=st.data(), strict=st.booleans(), size=st.integers(2, 6))
     def in_one_list(self, data: st.DataObject, strict: bool, size: int) -> None:
         """Commands that see each other's effect in one unit of work; ``strict``: all or none."""
         self.begin("in_one_list")
@@ -161,7 +160,7 @@ class MoneyRules(MachineCore):
                 fork.book(command, now, None, name)
         return set()
 
-    @rule(data=st.data(), size=st.integers(2, AT_ONCE_MAX))
+    @step(data=st.data(), size=st.integers(2, AT_ONCE_MAX))
     def at_once(self, data: st.DataObject, size: int) -> None:
         """Clients that know nothing of each other, through both doors, some with the same key."""
         self.begin("at_once")

@@ -76,6 +76,7 @@ class Tally:
     reordered: int = 0
     unknown: int = 0
     rules: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
     def rule(self, name: str) -> None:
         """Count a step by its rule."""
