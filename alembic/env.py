@@ -16,6 +16,8 @@ MODELS = (
     "pricing.models",
     "settlement.models",
     "settlement.rail_models",
+    "settlement.reconciliation_models",
+    "settlement.payout_run_models",
     "contracts.models",
     "contracts.dispute_models",
     "market.matching.models",

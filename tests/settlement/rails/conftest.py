@@ -15,7 +15,8 @@ import uvicorn
 from pydantic import SecretStr
 
 from market.kernel.settings import Settings
-from tests.settlement.stripe_fake import Json, StripeFake
+from tests.settlement.stripe_books import Json
+from tests.settlement.stripe_fake import StripeFake
 
 SECRETS = {"platform": "whsec_" + "p" * 32, "connect": "whsec_" + "c" * 32}
 OLD_SECRET = "whsec_" + "o" * 32

@@ -109,8 +109,11 @@ async def play(kernel: Kernel, fake: StripeFake) -> None:
         fake.faults.append(Fault("POST", f"/v1/{path}", "error", effect=True))
     await _play_charges(rail, fake, buyer.party_id)
     await _play_payouts(rail, fake, seller.party_id)
-    (chargeback,) = await rail.list_chargebacks("", 10)
-    assert await rail.list_chargebacks(chargeback.position, 10) == []
+    page = await rail.list_chargebacks("", 10)
+    (chargeback,) = page.items
+    assert page.next_position == chargeback.dispute
+    assert (await rail.list_chargebacks(chargeback.dispute, 10)).next_position is None
+    assert await rail.find_chargeback(chargeback.dispute) == chargeback
     moved = await rail.list_balance_transactions("", 10)
     assert await rail.list_balance_transactions(moved[0].position, 10) == list(moved[1:])
     assert fake.faults == []
@@ -159,7 +162,7 @@ async def _play_payouts(rail: StripeRail, fake: StripeFake, party_id: UUID) -> N
     assert (await rail.open_account(party_id, "DE")).account == account
     assert (await rail.onboarding_url(account) or "").startswith("https://")
     await stripe_connect.fetch_account(rail.gateway, account)
-    fake.balances[""] += 10_000
+    fake.balances["", "eur"] += 10_000
     request = PayoutRequest(new_id(), 600, "EUR", account)
     for _ in range(2):
         with pytest.raises(RailUnavailable):

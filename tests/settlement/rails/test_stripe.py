@@ -38,7 +38,7 @@ async def seller(kernel: Kernel, client: httpx.AsyncClient, fake: StripeFake) ->
     fake.complete(opened.json()["account"])
     await client.post("/v1/payout-accounts", headers=made.headers())
     await fund(kernel, made.party_id, 10_000, "EUR")
-    fake.balances[""] += 10_000
+    fake.balances["", "eur"] += 10_000
     return made
 
 
@@ -249,7 +249,7 @@ async def test_polling_finds_chargebacks_and_their_return(
     assert await run_chargebacks(kernel) == 0
     fake.win_dispute(dispute)
     rail = stripe_rail_of(kernel)
-    (chargeback,) = await rail.list_chargebacks("", 50)
+    (chargeback,) = (await rail.list_chargebacks("", 50)).items
     assert chargeback.amount_minor == 0
 
 
@@ -320,10 +320,10 @@ async def test_a_payout_is_one_transfer_and_one_payout(
 async def test_a_failed_payout_reverses_its_transfer_once(
     client: httpx.AsyncClient, kernel: Kernel, seller: Member, fake: StripeFake, how: str | None
 ) -> None:
-    platform = fake.balances[""]
+    platform = fake.balances["", "eur"]
     made = await pay_out(client, seller)
     await run_payouts(kernel)
-    assert fake.balances[""] == platform - 4_000
+    assert fake.balances["", "eur"] == platform - 4_000
     if how is not None:
         fake.faults.append(Fault("POST", "/v1/transfers/.*/reversals", how, effect=True))
     fake.end_payout(fake.only("payout")["id"], failure_code="account_closed")
@@ -332,20 +332,20 @@ async def test_a_failed_payout_reverses_its_transfer_once(
     final = await shown(client, seller, f"/v1/payouts/{made['id']}")
     assert (final["status"], final["failure_code"]) == ("failed", "account_closed")
     assert (await state(kernel, available(seller.party_id, "EUR")))[0] == 10_000
-    assert fake.balances[""] == platform
+    assert fake.balances["", "eur"] == platform
     assert fake.only("transfer")["amount_reversed"] == 4_000
 
 
 async def test_a_platform_without_the_money_refuses_the_payout(
     client: httpx.AsyncClient, kernel: Kernel, seller: Member, fake: StripeFake
 ) -> None:
-    kept, fake.balances[""] = fake.balances[""], 0
+    kept, fake.balances["", "eur"] = fake.balances["", "eur"], 0
     made = await pay_out(client, seller)
     assert await run_payouts(kernel) == 1
     final = await shown(client, seller, f"/v1/payouts/{made['id']}")
     assert (final["status"], final["failure_code"]) == ("failed", "balance_insufficient")
     assert (await state(kernel, available(seller.party_id, "EUR")))[0] == 10_000
-    fake.balances[""] = kept
+    fake.balances["", "eur"] = kept
 
 
 async def test_an_hour_of_500s_only_delays(

@@ -28,7 +28,8 @@ from tests.settlement.factories import (
     verified,
 )
 from tests.settlement.rails.conftest import OLD_SECRET, SECRETS, Deliver
-from tests.settlement.stripe_fake import Fault, Json, StripeFake
+from tests.settlement.stripe_books import Json
+from tests.settlement.stripe_fake import Fault, StripeFake
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ async def test_a_lost_dispute_that_came_before_its_charge_is_a_debt(
     dispute = fake.dispute(fake.pay(fake.only("checkout.session")["id"]))
     for source, event in fake.events[::-1]:
         await deliver(source, event)
-    assert await process_webhooks(kernel) == 3
+    assert await process_webhooks(kernel) == 4
     path = f"/v1/top-ups/{made['id']}"
     assert await status_of(client, buyer, path) == ("charged_back", None)
     assert await balance(kernel, buyer) == 0
@@ -276,7 +277,7 @@ async def test_connect_events_update_accounts_and_payouts_and_late_returns(
     listed = (await client.get("/v1/payout-accounts", headers=seller.headers())).json()
     assert [row["payouts_enabled"] for row in listed["items"]] == [True]
     await fund(kernel, seller.party_id, 3_000, "EUR")
-    fake.balances[""] += 3_000
+    fake.balances["", "eur"] += 3_000
     body = {"money": {"amount_minor": 3_000, "currency": "EUR"}}
     made = await client.post("/v1/payouts", json=body, headers=seller.headers())
     path = f"/v1/payouts/{made.json()['id']}"
