@@ -10,7 +10,8 @@ from market.kernel.ids import new_id
 from settlement import cursors, ledger, reconciliation_sql as sql
 from settlement.accounts import AccountKind, AccountRef
 from settlement.commands import Command, Transfer
-from settlement.rails.base import BalanceTransaction
+from settlement.errors import RailUnavailable
+from settlement.rails.base import BalanceTransaction, RailRefused
 from settlement.rails.choice import rail_of
 
 MOVEMENTS_PER_PAGE = 100
@@ -22,14 +23,20 @@ FEE_KINDS = frozenset({"fee", "network_cost", "tax", "stripe_fee", "stripe_fx_fe
 async def read_movements(kernel: Kernel) -> int:
     """Read what is new at the rail, and post its fees: losses → clearing. Returns how many.
 
-    At most ``PAGES_PER_RUN`` pages; the next run goes on. Raises RailUnavailable, RailRefused.
+    At most ``PAGES_PER_RUN`` pages; the next run goes on. Raises RailUnavailable, also when the
+    rail refuses to go on from where the last run ended.
     """
     rail = rail_of(kernel)
     name = f"movements:{rail.name}"
     done = 0
     for _ in range(PAGES_PER_RUN):
         position = await cursors.read(kernel, name)
-        page = await rail.list_balance_transactions(position, MOVEMENTS_PER_PAGE)
+        try:
+            page = await rail.list_balance_transactions(position, MOVEMENTS_PER_PAGE)
+        except RailRefused as refusal:
+            raise RailUnavailable(
+                f"The payment provider does not list its movements: {refusal.code}."
+            ) from refusal
         if not page:
             break
         async with kernel.unit_of_work() as uow:

@@ -30,7 +30,6 @@ from settlement.accounts import AccountKind, AccountRef
 from settlement.errors import DayNotOver, RailUnavailable
 from settlement.money_schemas import CurrencyTotal, ReconciliationOrder, ReconciliationView
 from settlement.rail_movements import read_movements
-from settlement.rails.base import RailRefused
 from settlement.rails.choice import rail_of
 from settlement.reconciliation_models import DIFFERENCES, CaseKind, Reconciliation
 
@@ -111,17 +110,14 @@ async def run_reconciliation(kernel: Kernel) -> int:
         return 0
     try:
         await reconcile(kernel, last or _EPOCH, until)
-    except RailUnavailable:
-        _log.warning("reconciliation_postponed", until=until.isoformat())
-        return 0
-    except RailRefused as refusal:
-        _log.error("reconciliation_refused", until=until.isoformat(), code=refusal.code)
+    except RailUnavailable as error:
+        _log.warning("reconciliation_postponed", until=until.isoformat(), why=error.detail)
         return 0
     return 1
 
 
 async def reconcile_day(kernel: Kernel, day: date) -> ReconciliationView:
-    """Compare one past day (UTC). Raises DayNotOver (422), RailUnavailable (503), RailRefused."""
+    """Compare one past day (UTC). Raises DayNotOver (422), RailUnavailable (503)."""
     since = _midnight(day)
     async with kernel.unit_of_work() as uow:
         if uow.now < since + timedelta(days=1):
@@ -143,7 +139,7 @@ async def reconcile(kernel: Kernel, since: datetime, until: datetime) -> Reconci
     """Read the rail's movements, compare [``since``, ``until``), open and close cases.
 
     Effects: fees are posted, cases opened or closed, the run recorded. Comparing again is
-    harmless. Raises RailUnavailable, RailRefused.
+    harmless. Raises RailUnavailable.
     """
     rail = rail_of(kernel)
     await read_movements(kernel)

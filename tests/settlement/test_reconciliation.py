@@ -186,6 +186,35 @@ async def test_what_is_in_flight_is_no_difference_and_is_looked_at_again(
     assert view.totals[0].difference_minor == 0
 
 
+async def test_a_fee_that_was_booked_wrongly_is_a_case_of_its_own(
+    client: httpx.AsyncClient, kernel: Kernel, operator: Member
+) -> None:
+    member = await make_party(kernel, Role.BUYER)
+    body = {"money": {"amount_minor": 5_000, "currency": "CNY"}, "card": "tok_success"}
+    made = (await client.post("/v1/top-ups", json=body, headers=member.headers())).json()
+    day = await tomorrow(kernel)
+    assert (await reconcile_day(kernel, day)).difference_count == 0
+    async with kernel.unit_of_work() as uow:
+        movement_id = await (await uow.raw()).fetchval(
+            "SELECT id FROM settlement.rail_movement WHERE key = $1", parse("top", made["id"])
+        )
+    # The sandbox takes no fee, so one on the books is wrong.
+    legs = ((CLEARING, 30), (LOSSES, -30))
+    key = f"rail_fee:{movement_id.hex}"
+    await book(kernel, Transfer(key, "rail_fee", legs, memo_id=movement_id))
+    assert (await reconcile_day(kernel, day)).difference_count == 1
+    (case,) = await open_cases(client, kernel, operator, "fee_differs")
+    assert (case["ledger_minor"], case["rail_minor"]) == (4_970, 5_000)
+    fresh = operator.with_fresh_token(kernel)
+    closed = await client.post(
+        f"/v1/rail-cases/{case['id']}/closing",
+        json={"resolution": "booked_to_losses", "reason": "Booked by mistake."},
+        headers=fresh.headers(),
+    )
+    assert closed.status_code == 201
+    assert (await reconcile_day(kernel, day)).difference_count == 0
+
+
 async def test_an_operator_compares_a_past_day_and_no_other(
     client: httpx.AsyncClient, kernel: Kernel, operator: Member
 ) -> None:
