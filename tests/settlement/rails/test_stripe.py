@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -80,6 +81,22 @@ async def test_a_checkout_top_up_is_credited_when_the_payer_has_paid(
     assert (final["status"], final["redirect_url"]) == ("succeeded", None)
     assert await state(kernel, available(buyer.party_id, "EUR")) == (5_000, 0, 1)
     assert await after(kernel, run_top_ups) == 0
+
+
+async def test_stripe_sends_people_back_to_pages_that_exist(
+    client: httpx.AsyncClient, kernel: Kernel, buyer: Member, fake: StripeFake
+) -> None:
+    seller = await make_party(kernel, Role.SELLER)
+    await top_up(client, buyer)
+    await client.post("/v1/payout-accounts", headers=seller.headers())
+    sent = [dict(parse_qsl(request.body.decode())) for request in fake.sent]
+    names = ("success_url", "cancel_url", "return_url", "refresh_url")
+    urls = [fields[name] for fields in sent for name in names if name in fields]
+    assert len(urls) == 4
+    for url in urls:
+        page = await client.get(urlsplit(url).path)
+        # Signed out: asked to sign in, and sent on to the page.
+        assert page.status_code == 303, url
 
 
 async def test_an_expired_session_fails_the_top_up(
