@@ -17,6 +17,8 @@ MODELS = (
     "settlement.models",
     "settlement.rail_models",
     "settlement.exchange_models",
+    "settlement.reconciliation_models",
+    "settlement.payout_run_models",
     "contracts.models",
     "contracts.dispute_models",
     "market.matching.models",

@@ -5,14 +5,16 @@ BadRequest 400        WebhookSignatureInvalid · WebhookMalformed
 Conflict 409          PayoutAccountNotReady · NotRefundable · NotChallenged
                       · HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
                       · BalanceLimit · LinkedRefused · ProofNotOffered · QuoteExpired · QuoteUsed
-                      · SecondOperatorRequired · CorrectionBooked
+                      · SecondOperatorRequired · CorrectionBooked · CaseClosed · CaseNotBookable
+                      · PayoutRunOpen
 NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound · WebhookEventNotFound
                       · SavedCardNotFound · TransferNotFound · RateNotFound · QuoteNotFound
-                      · CorrectionNotFound
+                      · CorrectionNotFound · CaseNotFound · PayoutRunNotFound · ScheduleNotFound
 NotAcceptable 406     StatementFormatNotOffered
-Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted
+Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted · DayNotOver
                       · DestinationNotAccepted · RateInvalid · AmountNotConvertible
-                      · CorrectionInvalid · StatementTooLong · PeriodInvalid
+                      · CorrectionInvalid · StatementTooLong · PeriodInvalid · DebtTooSmall
+                      · SameParty
 Unavailable 503       LedgerBusy · RailUnavailable · ProofNotReady
 """
 
@@ -262,6 +264,52 @@ class WebhookSignatureInvalid(BadRequest):
 class WebhookMalformed(BadRequest):
     code = "webhook_malformed"
     title = "The webhook is not an event"
+
+
+class CaseNotFound(NotFound):
+    code = "case_not_found"
+    title = "No such case"
+
+
+class CaseClosed(Conflict):
+    code = "case_closed"
+    title = "The case is closed already"
+
+
+class CaseNotBookable(Conflict):
+    code = "case_not_bookable"
+    title = "The case has no difference that could be booked"
+    default_hint = "Close it with the resolution `explained`."
+
+
+class DayNotOver(Invalid):
+    code = "day_not_over"
+    title = "Only a past day can be reconciled"
+
+
+class ScheduleNotFound(NotFound):
+    code = "payout_schedule_not_found"
+    title = "No such payout schedule"
+
+
+class PayoutRunNotFound(NotFound):
+    code = "payout_run_not_found"
+    title = "No such payout run"
+
+
+class PayoutRunOpen(Conflict):
+    code = "payout_run_open"
+    title = "A payout run is under way"
+
+
+class DebtTooSmall(Invalid):
+    code = "debt_too_small"
+    title = "The party does not owe that much"
+
+
+class SameParty(Invalid):
+    code = "same_party"
+    title = "A claim needs two parties"
 
 
 _BY_CODE: dict[str, type[MarketError]] = {
