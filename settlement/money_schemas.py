@@ -4,16 +4,38 @@ from datetime import date, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, StrictInt, StringConstraints, WithJsonSchema
 
 from market.kernel.ids import PartyId, PayoutId
-from market.kernel.money import AmountMinor, BalanceMinor, Currency, Money
+from market.kernel.money import MAX_MINOR, AmountMinor, BalanceMinor, Currency, Money
 from market.kernel.schemas import LongText, Schema
 from settlement.payout_run_models import Interval, RunTrigger
 from settlement.reconciliation_models import CaseKind, CaseState, Resolution
 from settlement.schemas import DestinationToken
 
-NonNegativeMinor = Annotated[BalanceMinor, Field(ge=0)]
+KeptMinor = Annotated[StrictInt, Field(ge=0, le=MAX_MINOR)]
+NonNegativeMinor = Annotated[StrictInt, Field(ge=0, le=2**62, description="Minor units.")]
+
+
+def _real_day(text: str) -> str:
+    date.fromisoformat(text)
+    return text
+
+
+# Written out, as the published form says: pydantic alone would read numbers and times, too.
+PastDay = Annotated[
+    str,
+    StringConstraints(pattern=r"^20[0-9]{2}-[0-9]{2}-[0-9]{2}$"),
+    AfterValidator(_real_day),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date",
+            "pattern": "^20[0-9]{2}-[0-9]{2}-[0-9]{2}$",
+            "examples": ["2026-01-31"],
+        }
+    ),
+]
 
 
 class CaseView(Schema):
@@ -79,7 +101,7 @@ class ReconciliationView(Schema):
 class ReconciliationOrder(Schema):
     """Compare one past day (UTC) again."""
 
-    day: date
+    day: PastDay
 
 
 class PayoutScheduleBody(Schema):
@@ -89,7 +111,7 @@ class PayoutScheduleBody(Schema):
     minimum_minor: AmountMinor = Field(
         default=1, description="Nothing is paid below this; the exchange's own minimum also counts."
     )
-    keep_minor: NonNegativeMinor = Field(default=0, description="Stays on the balance.")
+    keep_minor: KeptMinor = Field(default=0, description="Stays on the balance.")
     destination: DestinationToken | None = Field(
         default=None, description="Sandbox only; Stripe pays to your payout account."
     )

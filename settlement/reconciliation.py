@@ -128,9 +128,9 @@ async def reconcile_day(kernel: Kernel, day: date) -> ReconciliationView:
 async def order(kernel: Kernel, actor: Actor, body: ReconciliationOrder) -> ReconciliationView:
     """:func:`reconcile_day` for an operator; into the audit log."""
     actor.require(Role.OPERATOR)
-    view = await reconcile_day(kernel, body.day)
+    view = await reconcile_day(kernel, date.fromisoformat(body.day))
     async with kernel.unit_of_work() as uow:
-        audit.record(uow, actor, "reconcile", view.id, data={"day": body.day.isoformat()})
+        audit.record(uow, actor, "reconcile", view.id, data={"day": body.day})
         await uow.answer(view)
     return view
 
