@@ -33,6 +33,7 @@ class Foresight:
         self._market: datetime | None = None
         self._monotonic_s = 0.0
         self._last: datetime | None = None
+        self._failures = 0
 
     def settled(self, plan: Plan, at: datetime, *, foreseen: bool) -> None:
         """Take over what a plan leaves, decided under locks that were got at market time ``at``."""
@@ -43,9 +44,15 @@ class Foresight:
         self._last = max(self._last or plan.booked_at, plan.booked_at)
 
     def forget(self) -> None:
-        """Expect nothing: a batch failed."""
+        """Expect nothing, and void all plans: a batch failed, or is booked again and later."""
         self._states.clear()
         self._last = None
+        self._failures += 1
+
+    @property
+    def failures(self) -> int:
+        """How often :meth:`forget` was called: a plan begun before the last one is void."""
+        return self._failures
 
     def begin(self) -> Plan | None:
         """An empty plan for the batch after the last settled one; None before the first."""
@@ -56,22 +63,33 @@ class Foresight:
         self._last = max(now, self._last + _TICK)
         return Plan(Books({}), self._last)
 
-    async def extend(self, plan: Plan, commands: Sequence[Command]) -> None:
-        """Decide ``commands``, all ``plain``, on top of the plan; reads accounts never seen."""
-        refs = {
+    async def extend(self, plan: Plan, commands: Sequence[Command]) -> bool:
+        """Decide ``commands``, all ``plain``, on top of the plan; reads accounts never seen.
+
+        False when the plan cannot be kept: somebody has just booked on one of those accounts,
+        later than the plan would.
+        """
+        known = plan.before
+        new = {
             ref.id: ref
             for command in commands
             if isinstance(command, Transfer)
             for ref, _ in command.legs
+            if ref.id not in known
         }
-        new = {identity: ref for identity, ref in refs.items() if identity not in plan.before}
         unseen = [ref for identity, ref in new.items() if identity not in self._states]
         if unseen:
-            self._states.update(await self._read(unseen))
+            states, newest = await self._read(unseen)
+            if newest is not None and newest >= plan.booked_at:
+                return False
+            self._states.update(states)
         plan.assume({identity: self._states[identity] for identity in new})
         plan.add(commands)
+        return True
 
-    async def _read(self, refs: Sequence[AccountRef]) -> dict[UUID, AccountState]:
+    async def _read(
+        self, refs: Sequence[AccountRef]
+    ) -> tuple[dict[UUID, AccountState], datetime | None]:
         async with self._kernel.unit_of_work() as uow:
             return await sql.read_accounts(await uow.raw(), refs)
 

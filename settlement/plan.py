@@ -20,7 +20,7 @@ from settlement.copying import COPY_FROM_ENTRIES, CopiedBatch
 from settlement.rules import AccountState, Books, Memory, decide
 
 # A guess that waited longer for its locks is decided anew: its booking time would be a fiction.
-STALE_AFTER = timedelta(seconds=1)
+STALE_AFTER = timedelta(seconds=5)
 
 
 class Plan:

@@ -170,18 +170,24 @@ async def lock_expected(
 
 async def read_accounts(
     connection: asyncpg.Connection[Any], refs: Sequence[AccountRef]
-) -> dict[UUID, AccountState]:
-    """The states of ``refs`` as last committed, without a lock; zeros for those never used."""
+) -> tuple[dict[UUID, AccountState], datetime | None]:
+    """The states of ``refs`` as last committed, and when the newest of them was booked.
+
+    Takes no lock. Accounts never used have zeros.
+    """
     rows = await connection.fetch(
-        "SELECT id, posted, held, seq FROM settlement.account WHERE id = ANY($1::uuid[])",
+        "SELECT a.id, a.posted, a.held, a.seq, (SELECT t.booked_at FROM settlement.posting p "
+        "JOIN settlement.transfer t ON t.id = p.transfer_id "
+        "WHERE p.account_id = a.id AND p.seq = a.seq) "
+        "FROM settlement.account a WHERE a.id = ANY($1::uuid[])",
         [ref.id for ref in refs],
     )
     found = {row[0]: row for row in rows}
     states = {}
     for ref in refs:
-        _, posted, held, seq = found.get(ref.id, (None, 0, 0, 0))
+        _, posted, held, seq, _ = found.get(ref.id, (None, 0, 0, 0, None))
         states[ref.id] = AccountState(ref, posted, held, seq)
-    return states
+    return states, max((row[4] for row in rows if row[4] is not None), default=None)
 
 
 async def read_memory(

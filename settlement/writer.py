@@ -52,6 +52,7 @@ class _Waiting(NamedTuple):
 class _Batch:
     waiting: list[_Waiting] = field(default_factory=list)
     plan: Plan | None = None
+    failures: int = 0
 
 
 @dataclass(slots=True)
@@ -165,14 +166,15 @@ class LedgerWriter:
         first = not batch.waiting
         taken = [item.command for item in self._take(batch, count)]
         if first:
-            batch.plan = self._foresight.begin()
+            batch.plan, batch.failures = self._foresight.begin(), self._foresight.failures
         if batch.plan is None:
             return
         if not all(plain(command) for command in taken):
             batch.plan = None
             return
         try:
-            await self._foresight.extend(batch.plan, taken)
+            if not await self._foresight.extend(batch.plan, taken):
+                batch.plan = None
         except Exception as error:  # noqa: BLE001 - a guess may fail, the booking will tell
             _log.warning("ledger_plan_failed", error=str(error))
             batch.plan = None
@@ -181,8 +183,9 @@ class LedgerWriter:
         """Book a batch; the answers go into ``flight``, results or the exception for each."""
         waiting = batch.waiting
         commands = [item.command for item in waiting]
+        plan = batch.plan if batch.failures == self._foresight.failures else None
         try:
-            results = await self._post_patiently(commands, batch.plan, flight)
+            results = await self._post_patiently(commands, plan, flight)
             flight.answers += zip(waiting, results, strict=True)
         except Exception as error:  # noqa: BLE001 - every waiting caller must get its answer
             self._foresight.forget()

@@ -92,7 +92,14 @@ async def test_batches_of_the_first_format_verify(guarded: Guarded) -> None:
         key,
         row["body_hash"],
         "transfer",
-        TransferRow(*tuple(transfer), tuple(PostingRow(*posting) for posting in postings)),
+        TransferRow(
+            transfer["id"],
+            transfer["kind"],
+            transfer["memo_id"],
+            transfer["event_at"],
+            transfer["reverses"],
+            tuple(PostingRow(*posting) for posting in postings),
+        ),
     )
     leaf = leaf_hash(leaf_bytes(entry, booked_us, 1))
     linked = link_hash(row["prev_hash"], row["number"], merkle_root([leaf])).hex()
