@@ -105,7 +105,7 @@ class Flow:
         self._random = random.Random(SEED)
         self._resting: list[Place] = []
         share = IMMEDIATE_PERCENT / (IMMEDIATE_PERCENT + LIMIT_PERCENT)
-        self._orders = [
+        self.orders = [
             self._place(immediate=self._random.random() < share) for _ in range(operations)
         ]
 
@@ -120,7 +120,7 @@ class Flow:
             place = self._pick()
             cancel = Cancel(place.party_id, place.order_id, "bench")
             return [cancel] if kind < CANCEL_PERCENT else [cancel, self._again(place)]
-        return [self._orders.pop()]
+        return [self.orders.pop()]
 
     def _pick(self) -> Place:
         """A random one, taken out at constant cost."""

@@ -1,12 +1,14 @@
 """Formation and the trace: what was agreed is frozen, signed and can be checked offline."""
 
 import httpx
+import orjson
 import pytest
 from sqlmodel import func, select
 
 from contracts import formation, trace
 from contracts.formation import Deal, Formed, form
 from contracts.models import Agreement
+from contracts.schemas import Terms
 from listings import offers
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
@@ -68,6 +70,16 @@ async def test_a_batch_forms_in_order_or_not_at_all(kernel: Kernel, trade: Trade
 
     formed = await form_batch([None] * 50)
     assert [made.terms.lots for made in formed] == list(range(1, 51))
+    for made in formed:
+        # Terms of a batch share a template: each must still be its own deal's, and whole.
+        deal, terms = made.deal, made.terms
+        assert terms == Terms.model_validate(terms.model_dump())
+        assert orjson.loads(made.terms_json) == terms.model_dump(mode="json")
+        assert (terms.agreement_id, terms.trade_id) == (deal.agreement_id, deal.trade_id)
+        assert (terms.buyer_id, terms.seller_id) == (deal.buyer_id, deal.seller_id)
+        assert (terms.total_minor, terms.granted_units) == (300 * deal.lots, 50 * deal.lots)
+        signed = verify_with_jwks(formation.TYP, made.jws, kernel.keys.jwks())
+        assert signed["terms"] == orjson.loads(made.terms_json)
     assert await form_batch([]) == []
     before = await count(kernel)
     with pytest.raises(Exception, match="agreement_two_parties"):

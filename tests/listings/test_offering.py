@@ -7,7 +7,7 @@ import pytest
 
 from listings import jobs
 from listings.errors import ListingNotFound, ListingNotLive
-from listings.offers import get_listing, get_live_listing, set_price_summary
+from listings.offers import get_listing, get_live_listing, get_live_listings, set_price_summary
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, parse, show
 from market.kernel.security import Role
@@ -318,6 +318,11 @@ async def test_a_suspended_seller_leaves_the_market(
     async with kernel.unit_of_work() as uow:
         with pytest.raises(ListingNotLive, match="seller may not trade"):
             await get_live_listing(uow, made.listing_id)
+        unknown = new_id()
+        found = await get_live_listings(uow, [made.listing_id, unknown])
+        assert isinstance(found[made.listing_id], ListingNotLive)
+        assert isinstance(found[unknown], ListingNotFound)
+        assert await get_live_listings(uow, []) == {}
     assert await jobs.suspend_listings_of_suspended_sellers(kernel) == 1
     assert await in_catalog(client, listing_id) is False
     async with kernel.unit_of_work() as uow:

@@ -10,7 +10,13 @@ import pytest
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 from market.kernel.security import Role
-from market.parties.directory import get_parties, get_party, related, require_verified
+from market.parties.directory import (
+    get_parties,
+    get_party,
+    get_standings,
+    related,
+    require_verified,
+)
 from market.parties.errors import PartyNotFound, PartyNotVerified
 from tests.market.parties.factories import Member, make_party
 from tests.market.parties.state import events_of, unchanged
@@ -213,6 +219,13 @@ async def test_affiliates_are_grouped_by_operators_only(
         assert done.json()["affiliate_group"] == group
     async with kernel.unit_of_work() as uow:
         found = await get_parties(uow, [a.party_id, b.party_id, c.party_id, new_id()])
+        standings = await get_standings(uow, [a.party_id, b.party_id, c.party_id, new_id()])
+        assert await get_standings(uow, []) == {}
+    assert standings == {
+        party.id: (party.id, party.status, party.affiliate_group) for party in found.values()
+    }
+    assert related(standings[a.party_id], standings[b.party_id])
+    assert not related(standings[a.party_id], standings[c.party_id])
     assert len(found) == 3
     pa, pb, pc = found[a.party_id], found[b.party_id], found[c.party_id]
     assert related(pa, pb)
