@@ -85,6 +85,10 @@ bench: $(DEVELOPMENT) $(PYDVL) ## Run all benchmarks (figures as a table and as 
 bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shrinks the large one)
 	@$(BIN)/python -m tests.benchmarks.bench_ledger
 
+.PHONY: bench-matching-durable
+bench-matching-durable: $(DEVELOPMENT) ## Benchmark the durable engine (BENCH_MATCHING_OPERATIONS shrinks it)
+	@$(BIN)/python -m tests.benchmarks.bench_matching_durable
+
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
 	@$(BIN)/python -m tests.benchmarks.bench_knn_shapley
