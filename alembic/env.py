@@ -14,9 +14,12 @@ MODELS = (
     "market.parties.models",
     "listings.models",
     "pricing.models",
+    "pricing.billing_models",
     "settlement.models",
     "settlement.rail_models",
+    "settlement.billing_models",
     "contracts.models",
+    "contracts.billing_models",
     "contracts.dispute_models",
     "market.matching.models",
 )

@@ -15,8 +15,10 @@ PREFIXES = {
     "dsp": "dispute",
     "evd": "evidence",
     "evt": "event",
+    "fee": "fee schedule",
     "grt": "grant",
     "hld": "hold",
+    "inv": "invoice",
     "lst": "listing",
     "ord": "order",
     "pay": "payout",
@@ -28,6 +30,7 @@ PREFIXES = {
     "tok": "token",
     "top": "top-up",
     "trd": "trade",
+    "txd": "tax declaration",
     "txn": "transfer",
     "use": "usage record",
     "val": "valuation",
@@ -83,8 +86,10 @@ CertificateId = Annotated[UUID, *_wire("crt")]
 DisputeId = Annotated[UUID, *_wire("dsp")]
 EvidenceId = Annotated[UUID, *_wire("evd")]
 EventId = Annotated[UUID, *_wire("evt")]
+FeeScheduleId = Annotated[UUID, *_wire("fee")]
 GrantId = Annotated[UUID, *_wire("grt")]
 HoldId = Annotated[UUID, *_wire("hld")]
+InvoiceId = Annotated[UUID, *_wire("inv")]
 ListingId = Annotated[UUID, *_wire("lst")]
 OrderId = Annotated[UUID, *_wire("ord")]
 PayoutId = Annotated[UUID, *_wire("pay")]
@@ -96,6 +101,7 @@ RulingId = Annotated[UUID, *_wire("rul")]
 TokenId = Annotated[UUID, *_wire("tok")]
 TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]
+TaxDeclarationId = Annotated[UUID, *_wire("txd")]
 TransferId = Annotated[UUID, *_wire("txn")]
 UsageId = Annotated[UUID, *_wire("use")]
 ValuationId = Annotated[UUID, *_wire("val")]
