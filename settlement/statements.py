@@ -132,15 +132,23 @@ async def balance_as_of(
     async with kernel.unit_of_work() as uow:
         account = await _visible(uow, actor, account_id)
         moment = as_of or uow.now
-        row = await (await uow.raw()).fetchrow(_AS_OF, account_id, moment)
-    assert row is not None
+        count, posted = await position_at(await uow.raw(), account_id, moment)
     return BalanceView(
         account_id=account_id,
         currency=account.currency,
         as_of=moment,
-        posted_minor=row["posted"],
-        posting_count=row["seq"],
+        posted_minor=posted,
+        posting_count=count,
     )
+
+
+async def position_at(
+    connection: Connection[Any], account_id: UUID, moment: datetime
+) -> tuple[int, int]:
+    """``(seq, balance)`` of an account's last posting booked by ``moment``; zeros before it."""
+    row = await connection.fetchrow(_AS_OF, account_id, moment)
+    assert row is not None
+    return row["seq"], row["posted"]
 
 
 async def trial_balance(kernel: Kernel, actor: Actor) -> TrialBalance:
