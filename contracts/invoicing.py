@@ -166,7 +166,7 @@ async def _issue(uow: UnitOfWork, kernel: Kernel, group: _Group) -> int:
 def _line(
     kernel: Kernel, group: _Group, row: Record, titles: dict[UUID, dict[str, Any]]
 ) -> invoices.Line:
-    terms = Terms.model_validate_json(row["terms"])
+    terms = Terms.model_validate(row["terms"])
     if group.supply is Supply.DATA:
         rate = 0 if terms.tax is None else terms.tax.rate_ppm
         taxed = contained_in_step(row["before"], row["amount"], rate)
