@@ -114,7 +114,7 @@ async def test_a_preview_shows_fee_and_the_tax_in_it(
     client: httpx.AsyncClient, operator: Member
 ) -> None:
     await decide(client, operator, currency="CHF", category="finance")
-    asked = {"category": "finance", "currency": "CHF", "amount_minor": 26_500}
+    asked: dict[str, str | int] = {"category": "finance", "currency": "CHF", "amount_minor": 26_500}
     shown = (await client.get(f"{PATH}/preview", params=asked)).json()
     assert (shown["fee_minor"], shown["net_minor"]) == (1_060, 25_440)
     assert (shown["fee_without_tax_minor"], shown["fee_tax_minor"]) == (1_000, 60)
