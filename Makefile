@@ -30,12 +30,12 @@ up: $(RUNTIME) ## Serve on persistent data in .market/ (PORT=8000)
 
 .PHONY: test
 test: $(DEVELOPMENT) ## Run all tests (ARGS="-k name")
-	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # Apart from `test`: tracing branches doubles the processor time on Python 3.11.
 .PHONY: coverage
 coverage: $(DEVELOPMENT) ## Run all tests and report branch coverage (at least 90 %)
-	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 .PHONY: test-stripe
 test-stripe: $(DEVELOPMENT) $(STRIPE_MOCK) ## Send every request of the Stripe rail to stripe-mock

@@ -52,6 +52,7 @@ _ROLES = {
         "GET /v1/ledger/trial-balance",
         "GET /v1/parties",
         "GET /v1/reviews",
+        "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
         "POST /v1/listings/{listing_id}/approve",
         "POST /v1/listings/{listing_id}/reject",
@@ -63,6 +64,7 @@ _ROLES = {
         "POST /v1/products/{product_id}/reject",
         "POST /v1/sandbox/clock/advance",
         "POST /v1/staff",
+        "POST /v1/webhook-events/{webhook_event_id}/replay",
     ),
     "arbiter": (
         "GET /v1/arbitration/queue",
