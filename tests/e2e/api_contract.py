@@ -54,6 +54,7 @@ _ROLES = {
         "GET /v1/reviews",
         "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
+        "POST /v1/fee-schedules",
         "POST /v1/listings/{listing_id}/approve",
         "POST /v1/listings/{listing_id}/reject",
         "POST /v1/listings/{listing_id}/resume",
@@ -200,7 +201,9 @@ def _configuration(world: ApiWorld, login: Path, seed: int) -> list[str]:
 _EXPECTATIONS = """
 # 428 is what RFC 6585 made for a missing If-Match; one that is no ETag of ours fails the match.
 [[operations]]
-include-operation-id = ["change_listing", "change_product", "edit_party", "set_shares"]
+include-operation-id = [
+    "change_listing", "change_product", "edit_party", "set_intermediary", "set_shares",
+]
 checks.missing_required_header.expected-statuses = [401, 403, 422, 428]
 checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 409, 412, 415, 422, 428]
 
