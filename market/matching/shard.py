@@ -15,9 +15,10 @@ from uuid import UUID
 
 from market.kernel.logging import get_logger
 from market.matching import sql
-from market.matching.book import UNLIMITED, Book, Side
+from market.matching.book import Book
 from market.matching.errors import BookHalted
 from market.matching.models import OrderSide
+from market.matching.terms import UNLIMITED, Side
 
 if TYPE_CHECKING:
     from market.matching.sql import Connection, Record

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from market.matching.book import UNLIMITED, Fill, Outcome, Side, TimeInForce
+from market.matching.terms import UNLIMITED, Fill, Outcome, Side, TimeInForce
 
 
 @dataclass
@@ -51,7 +51,7 @@ class NaiveBook:
                 maker.lots -= traded
             if lots != UNLIMITED:
                 lots -= traded
-            fills.append((maker.ref, maker.price, traded, maker.lots))
+            fills.append((ref, maker.ref, maker.price, traded, maker.lots))
             if not maker.lots:
                 self.orders.remove(maker)
             if not lots:
