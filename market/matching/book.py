@@ -8,23 +8,13 @@ so the caller's refs, and the ranks of amendments among them, must rise.
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from heapq import heappop
+from itertools import islice, takewhile
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from market.matching.call_auction import Clearing, clearing
-from market.matching.ladder import (
-    KEY,
-    LOTS,
-    OWNER,
-    PARTY,
-    RANK,
-    REF,
-    SIDE,
-    Ladder,
-    Order,
-    PriceLevel,
-)
+from market.matching.ladder import KEY, LOTS, OWNER, PARTY, RANK, REF, SIDE, Ladder, Order
 from market.matching.marks import add_marks, order_mark
 from market.matching.terms import (
     UNLIMITED,
@@ -45,6 +35,9 @@ from market.matching.terms import (
 _FOK: Final = int(TimeInForce.FOK)
 _GTC: Final = int(TimeInForce.GTC)
 _AUCTION: Final = int(TimeInForce.AUCTION)
+# Below this many a sweep costs more than the dead orders it frees.
+_SWEEP_MIN: Final = 256
+
 _FILLED: Final = Outcome.FILLED
 _RESTING: Final = Outcome.RESTING
 _REMAINDER_CANCELLED: Final = Outcome.REMAINDER_CANCELLED
@@ -133,13 +126,11 @@ class Book:
         if tif:
             return _REMAINDER_CANCELLED
         self._orders[ref] = order = [lots, owner, ref, side, key, rank or ref, party]
-        # The common case of ``Ladder.add`` without its call.
-        level = own.levels.get(key)
-        if level is None or lots == UNLIMITED or not level.queue:
+        queue = own.queues.get(key)
+        if queue is None:
             own.add(order)
         else:
-            level.queue.append(order)
-            level.total += lots
+            queue.append(order)
         return _RESTING
 
     def _take(
@@ -154,52 +145,57 @@ class Book:
         cuts: list[Cut] | None,
     ) -> int:
         """Trade against ``other`` up to ``limit``: the lots left, or -1 at an own order."""
-        while (level := other.best()) is not None and level.key <= limit:
-            queue = level.queue
-            price = level.key * other.sign
-            while queue:
-                maker = queue[0]
+        heap = other.heap
+        while heap and heap[0] <= limit:
+            key = heap[0]
+            price = key * other.sign
+            gone = 0
+            for maker in other.queues[key]:
                 available = maker[LOTS]
-                if maker[OWNER] == owner and available:
-                    lots = self._prevent(ref, level, maker, lots, prevent_by, cuts)
+                if not available:
+                    other.dead -= 1
+                elif maker[OWNER] == owner:
+                    lots = self._prevent(ref, maker, price, lots, prevent_by, cuts)
                     if lots < 0:
-                        level.shed()
-                        return -1
-                    continue
-                if lots < available:
+                        gone += not maker[LOTS]
+                        break
+                elif lots < available:
                     if available < UNLIMITED:
                         maker[LOTS] = available = available - lots
-                        level.total -= lots
                     fills.append((ref, maker[REF], price, lots, available))
-                    return 0
-                queue.popleft()
-                if not available:
-                    level.dead -= 1
-                    continue
-                maker[LOTS] = 0
-                del self._orders[maker[REF]]
-                level.total -= available
-                fills.append((ref, maker[REF], price, available, 0))
-                if lots == available:
-                    level.shed()
-                    return 0
-                if lots < UNLIMITED:
-                    lots -= available
-            other.emptied()
+                    lots = 0
+                    break
+                else:
+                    maker[LOTS] = 0
+                    del self._orders[maker[REF]]
+                    fills.append((ref, maker[REF], price, available, 0))
+                    if lots == available:
+                        gone += 1
+                        lots = 0
+                        break
+                    if lots < UNLIMITED:
+                        lots -= available
+                gone += 1
+            else:
+                del other.queues[heappop(heap)]
+                continue
+            if gone:
+                other.drop(key, gone)
+            break
         return lots
 
     def _prevent(
         self,
         ref: int,
-        level: PriceLevel,
         maker: Order,
+        price: int,
         lots: int,
         prevent_by: int,
         cuts: list[Cut] | None,
     ) -> int:
         """Keep ``lots`` from trading with an own order: the lots left, or -1 when they must end.
 
-        A dead ``maker`` stays in its queue. Raises ValueError when cuts have nowhere to go.
+        A dead ``maker`` stays in its queue, uncounted. Raises ValueError without a list for cuts.
         """
         if prevent_by == SelfTrade.CANCEL_NEWEST:
             return -1
@@ -209,12 +205,11 @@ class Book:
         if prevent_by == SelfTrade.DECREMENT and lots < available:
             if available < UNLIMITED:
                 maker[LOTS] = available - lots
-                level.total -= lots
-                cuts.append((ref, maker[REF], level.price, lots, maker[LOTS]))
+                cuts.append((ref, maker[REF], price, lots, maker[LOTS]))
             return -1
         del self._orders[maker[REF]]
-        level.bury(maker)
-        cuts.append((ref, maker[REF], level.price, available, 0))
+        maker[LOTS] = 0
+        cuts.append((ref, maker[REF], price, available, 0))
         if prevent_by == SelfTrade.CANCEL_OLDEST:
             return lots
         if prevent_by == SelfTrade.CANCEL_BOTH or lots == available:
@@ -230,7 +225,11 @@ class Book:
         if order is None:
             return 0
         left = order[LOTS]
-        (self._asks if order[SIDE] else self._bids).remove(order)
+        order[LOTS] = 0
+        ladder = self._asks if order[SIDE] else self._bids
+        ladder.dead = dead = ladder.dead + 1
+        if dead > _SWEEP_MIN and dead > len(self._orders):
+            ladder.sweep()
         return left
 
     def cancel_all(self, party: int | None = None) -> list[Cut]:
@@ -269,15 +268,13 @@ class Book:
         side, had = order[SIDE], order[LOTS]
         key = price if side else -price
         if key == order[KEY] and lots <= had:
-            level = (self._asks if side else self._bids).levels[key]
-            level.bury(order)
-            level.revive(order, lots)
+            order[LOTS] = lots
             return Outcome.AMENDED
         if self._phase is Phase.HALTED or (post_only and self._phase):
             return Outcome.WRONG_PHASE
         if post_only:
-            best = (self._bids if side else self._asks).best()
-            if best is not None and best.key <= -key:
+            best = (self._bids if side else self._asks).head()
+            if best is not None and best[KEY] <= -key:
                 return Outcome.WOULD_CROSS
         tif = _AUCTION if ref in self._auction_only else _GTC
         self.cancel(ref)
@@ -304,8 +301,8 @@ class Book:
         if bid is None or ask is None or bid < ask:
             return None
         return clearing(
-            _crossing(self._bids, -ask),
-            _crossing(self._asks, bid),
+            _aggregated(self._bids, -ask),
+            _aggregated(self._asks, bid),
             reference,
         )
 
@@ -320,6 +317,8 @@ class Book:
         left = 0 if found is None else found.volume
         while left:
             buy, sell = self._bids.head(), self._asks.head()
+            assert buy is not None, "the volume is wanted"
+            assert sell is not None, "the volume is offered"
             lots = min(left, buy[LOTS], sell[LOTS])
             executions.append(
                 Execution(buy[REF], sell[REF], lots, self._fill(buy, lots), self._fill(sell, lots))
@@ -338,8 +337,6 @@ class Book:
             return UNLIMITED
         if left:
             order[LOTS] = left
-            ladder = self._asks if order[SIDE] else self._bids
-            ladder.levels[order[KEY]].total -= lots
         else:
             self.cancel(order[REF])
         return left
@@ -356,10 +353,9 @@ class Book:
         other = self._bids if order[SIDE] else self._asks
         for maker in crossed:
             # Prevented on entry, no pair of one group crosses when the auction ends.
-            level = other.levels[maker[KEY]]
-            lots = self._prevent(order[REF], level, maker, order[LOTS], prevent_by, cuts)
-            if level.queue[0] is maker:
-                level.shed()
+            price = abs(maker[KEY])
+            lots = self._prevent(order[REF], maker, price, order[LOTS], prevent_by, cuts)
+            other.dead += not maker[LOTS]
             if lots < 0:
                 return _SELF_TRADE
             order[LOTS] = lots
@@ -406,26 +402,28 @@ class Book:
 
     def best(self, side: int) -> int | None:
         """The best price of a side, or None when it is empty."""
-        level = (self._asks if side else self._bids).best()
-        return None if level is None else level.price
+        order = (self._asks if side else self._bids).head()
+        return None if order is None else abs(order[KEY])
 
     def depth(self, side: int, levels_max: int) -> list[Level]:
-        """The aggregated book of a side, best price first, at most ``levels_max`` levels."""
+        """The aggregated book of a side, best price first, at most ``levels_max`` levels.
+
+        O(orders in them): a feed that keeps levels up to date adds up what the calls report.
+        """
         ladder = self._asks if side else self._bids
-        return [
-            Level(level.price, level.total, len(level.queue) - level.dead, level.unlimited)
-            for level in islice(ladder.ascending(), levels_max)
-        ]
+        found: list[Level] = []
+        for price, orders in islice(ladder.ascending(), levels_max):
+            limited = [order[LOTS] for order in orders if order[LOTS] < UNLIMITED]
+            found.append(Level(price, sum(limited), len(orders), len(orders) - len(limited)))
+        return found
 
     def resting(self) -> Iterator[Resting]:
         """Every living order, bids then asks, in priority order."""
         for side, ladder in ((Side.BUY, self._bids), (Side.SELL, self._asks)):
-            for level in ladder.ascending():
-                price = level.price
-                for lots, owner, ref, _, _, rank, party in level.queue:
-                    if lots:
-                        late = ref in self._auction_only
-                        yield Resting(ref, owner, side, price, lots, rank, party, late)
+            for price, orders in ladder.ascending():
+                for lots, owner, ref, _, _, rank, party in orders:
+                    late = ref in self._auction_only
+                    yield Resting(ref, owner, side, price, lots, rank, party, late)
 
     def checksum(self) -> int:
         """63-bit sum of ``order_mark`` over the living orders."""
@@ -448,8 +446,8 @@ def _refusal(
 ) -> Outcome | None:
     """Why an order with conditions does not enter, None when it does."""
     if post_only:
-        best = other.best()
-        if best is not None and best.key <= limit:
+        best = other.head()
+        if best is not None and best[KEY] <= limit:
             return Outcome.WOULD_CROSS
     needed = lots if tif == _FOK else minimum
     if needed and other.walk(limit, lots, owner, prevent_by)[0] < needed:
@@ -457,11 +455,7 @@ def _refusal(
     return None
 
 
-def _crossing(ladder: Ladder, limit: int) -> list[tuple[int, int]]:
+def _aggregated(ladder: Ladder, limit: int) -> list[tuple[int, int]]:
     """(price, lots) of the levels up to a key, best first."""
-    found: list[tuple[int, int]] = []
-    for level in ladder.ascending():
-        if level.key > limit:
-            break
-        found.append((level.price, level.total + level.unlimited * UNLIMITED))
-    return found
+    levels = takewhile(lambda level: level[0] * ladder.sign <= limit, ladder.ascending())
+    return [(price, sum(order[LOTS] for order in orders)) for price, orders in levels]

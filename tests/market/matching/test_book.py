@@ -224,7 +224,7 @@ def test_mass_cancel_compacts_orders_and_prices() -> None:
         assert book.cancel(ref) == 7
     assert len(book) == 10
     assert [level.orders for level in book.depth(SELL, 1_000)] == [1] * 10
-    kept = sum(len(level.queue) for level in book._asks.levels.values())
+    kept = sum(len(queue) for queue in book._asks.queues.values())
     assert kept < 10 + 2 * 32 * 10
     assert len(book._asks.heap) <= 2 * 64
     outcome, fills = take(book, BUY, 10_000, 70)
