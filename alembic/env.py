@@ -16,6 +16,7 @@ MODELS = (
     "pricing.models",
     "settlement.models",
     "settlement.rail_models",
+    "settlement.exchange_models",
     "contracts.models",
     "contracts.dispute_models",
     "market.matching.models",

@@ -10,11 +10,12 @@ from market.kernel.ids import AccountId, PayoutId, TopUpId
 from market.kernel.money import Currency
 from market.kernel.schemas import Moment, Page, PageQuery
 from market.parties.access import ActorDep, OversightDep, SellerDep, TraderDep
-from settlement import payouts, statements, top_ups
+from settlement import payouts, periods, statements, top_ups
 from settlement.accounts import AccountKind
 from settlement.schemas import (
     AccountView,
     BalanceView,
+    Basis,
     CheckpointView,
     PayoutRequest,
     PayoutView,
@@ -61,10 +62,13 @@ async def show_balance(
     actor: ActorDep,
     account_id: AccountId,
     as_of: Annotated[Moment | None, Query(description="RFC 3339; default: now.")] = None,
+    by: Annotated[Basis, Query(description="Booking time, or the time of the event.")] = (
+        Basis.BOOKING
+    ),
 ) -> BalanceView:
-    """The posted balance at a moment, by booking time."""
+    """The posted balance at a moment, by booking time or by when things happened."""
     moment: datetime | None = as_of
-    return await statements.balance_as_of(kernel, actor, account_id, moment)
+    return await periods.balance_as_of(kernel, actor, account_id, moment, by)
 
 
 @router.post("/v1/top-ups", status_code=201, responses=problems(400, 401, 402, 403, 409, 422, 503))

@@ -74,8 +74,13 @@ async def store_state(
 
 
 async def list_saved_cards(kernel: Kernel, actor: Actor) -> SavedCards:
-    """The actor's cards that the provider keeps. Raises RailUnavailable (503)."""
+    """The actor's cards that the provider keeps: none on a rail that keeps no cards.
+
+    Raises RailUnavailable (503).
+    """
     actor.require(Role.BUYER, Role.SELLER)
+    if kernel.settings.rail != "stripe":
+        return SavedCards(items=[])
     rail = stripe_rail_of(kernel)
     found = await stripe_checkout.list_saved_cards(rail.gateway, actor.party_id)
     return SavedCards(
@@ -95,6 +100,8 @@ async def list_saved_cards(kernel: Kernel, actor: Actor) -> SavedCards:
 async def forget_card(kernel: Kernel, actor: Actor, card: str) -> None:
     """Detach a saved card. Raises SavedCardNotFound (404: also another's), RailUnavailable."""
     actor.require(Role.BUYER, Role.SELLER)
+    if kernel.settings.rail != "stripe":
+        raise SavedCardNotFound
     rail = stripe_rail_of(kernel)
     # The id becomes part of an address.
     if not stripe_checkout.SAVED_CARD.fullmatch(card) or not await stripe_checkout.forget_card(

@@ -49,10 +49,16 @@ _WORDS = {
 
 _ROLES = {
     "operator": (
+        "GET /v1/ledger/corrections",
+        "GET /v1/ledger/corrections/{correction_id}",
         "GET /v1/ledger/trial-balance",
         "GET /v1/parties",
         "GET /v1/reviews",
+        "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
+        "POST /v1/exchange/rates",
+        "POST /v1/ledger/corrections",
+        "POST /v1/ledger/corrections/{correction_id}/approval",
         "POST /v1/listings/{listing_id}/approve",
         "POST /v1/listings/{listing_id}/reject",
         "POST /v1/listings/{listing_id}/resume",
@@ -63,6 +69,7 @@ _ROLES = {
         "POST /v1/products/{product_id}/reject",
         "POST /v1/sandbox/clock/advance",
         "POST /v1/staff",
+        "POST /v1/webhook-events/{webhook_event_id}/replay",
     ),
     "arbiter": (
         "GET /v1/arbitration/queue",

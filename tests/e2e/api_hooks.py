@@ -42,8 +42,10 @@ _RULES = {
     "amount_too_small": "the payout minimum is a setting",
     "cursor_invalid": "cursors are opaque and differ by list",
     "card_declined": "the card's bank",
+    "card_not_accepted": "the payment provider's form of a token",
     "column_unknown": "see filter_invalid",
     "core_data_refused": "what a product says of itself decides what it needs",
+    "destination_not_accepted": "see card_not_accepted",
     "delivery_id_reused": "what was asked under it before",
     "deidentification_required": "see core_data_refused",
     "evidence_invalid": "a body has a media type, but what is inside is not JSON",
@@ -64,6 +66,7 @@ _RULES = {
     "stale_version": "a random ETag is not the current one",
     "upload_empty": "see evidence_invalid",
     "valuation_impossible": "the inputs give no positive value",
+    "webhook_signature_invalid": "whoever holds the secret signs",
 }
 
 

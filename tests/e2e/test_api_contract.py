@@ -84,7 +84,7 @@ def test_a_planted_hole_between_the_two_users_is_found(
     url: str, world: ApiWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(top_ups, "may_oversee", lambda _actor, _party_id: True)
-    options = ("--include-path-regex", "^/v1/top-ups")
+    options = ("--include-path-regex", r"^/v1/top-ups(/\{top_up_id\})?$")
     outcome = run_contract(url, world, tmp_path, seed=SEED, examples=EXAMPLES, options=options)
     assert outcome.code == 1
     assert [(failure["code"], failure["operations"]) for failure in outcome.report["failures"]] == [
