@@ -8,7 +8,7 @@ so the caller's refs, and the ranks of amendments among them, must rise.
 """
 
 from collections.abc import Iterator
-from heapq import heappop
+from heapq import heappop, heappush
 from itertools import islice, takewhile
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -126,9 +126,11 @@ class Book:
         if tif:
             return _REMAINDER_CANCELLED
         self._orders[ref] = order = [lots, owner, ref, side, key, rank or ref, party]
+        # ``Ladder.add`` without its call.
         queue = own.queues.get(key)
         if queue is None:
-            own.add(order)
+            own.queues[key] = [order]
+            heappush(own.heap, key)
         else:
             queue.append(order)
         return _RESTING

@@ -1,6 +1,6 @@
 """One run of one order book over a flow, in the interpreter of its own environment.
 
-Usage: matching_peer.py NAME FLOW.json SECONDS. Prints a JSON line after every thousand operations,
+Usage: matching_peer.py NAME FLOW.json SECONDS. Prints a JSON line after every 200 operations,
 so that whoever started it knows how far a book came that hangs or crashes: ``operations``,
 ``seconds`` (processor time of this thread), and at the end ``trades`` and ``lots`` or null. Stops
 by itself after SECONDS.
@@ -15,7 +15,7 @@ import time
 
 from matching_books import PEERS
 
-CHUNK = 1_000
+CHUNK = 200
 CANCEL, AMEND = 3, 4
 
 
