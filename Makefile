@@ -42,8 +42,9 @@ coverage: $(DEVELOPMENT) ## Run all tests and report branch coverage (at least 9
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 .PHONY: test-stripe
-test-stripe: $(DEVELOPMENT) $(STRIPE_MOCK) ## Send every request of the Stripe rail to stripe-mock
-	@STRIPE_MOCK=$(STRIPE_MOCK) $(BIN)/python -m pytest -q tests/settlement/rails/contract_stripe_mock.py $(ARGS)
+test-stripe: $(DEVELOPMENT) $(STRIPE_MOCK) ## Send every request of the Stripe rail's tests to stripe-mock, too
+	@STRIPE_MOCK=$(STRIPE_MOCK) $(BIN)/python -m pytest -q tests/settlement/rails \
+		tests/settlement/rails/contract_stripe_mock.py $(ARGS)
 
 .PHONY: soak
 soak: $(DEVELOPMENT) ## Test the ledger against its shadow with random seeds (SOAK_MINUTES=10)
@@ -138,5 +139,6 @@ $(DEVELOPMENT): $(RUNTIME)
 
 # Stripe's own judge of requests, built by Go >= 1.24; modules stay inside .venv, and removable.
 $(STRIPE_MOCK): | $(RUNTIME)
+	@command -v go >/dev/null || { echo "make test-stripe needs Go 1.24 or newer on the PATH." >&2; exit 1; }
 	@GOBIN="$(CURDIR)/.venv/go/bin" GOPATH="$(CURDIR)/.venv/go/path" GOFLAGS=-modcacherw \
 		go install github.com/stripe/stripe-mock@latest

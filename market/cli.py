@@ -5,6 +5,7 @@ API with its database drivers takes 1.5 s to import.
 """
 
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ ledger_app = typer.Typer(no_args_is_help=True, help="The double-entry ledger.")
 app.add_typer(operator_app, name="operator")
 app.add_typer(certificate_app, name="certificate")
 app.add_typer(ledger_app, name="ledger")
+settlement_app = typer.Typer(no_args_is_help=True, help="The payment provider's side.")
+app.add_typer(settlement_app, name="settlement")
 
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="0: 8000 when free, else any. [MARKET_PORT]")
@@ -281,6 +284,58 @@ def ledger_export(
         raise _fail(f"--format is {', '.join(ExportFormat)}, not {format_}") from None
     with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
         typer.echo(export(ready, out, chosen))
+
+
+def _with_kernel(work: Any) -> Any:
+    """Run ``work(kernel)`` on the configured servers; returns what it returns."""
+    import asyncio
+
+    from market import serving
+    from market.kernel.context import open_kernel
+    from settlement.rails.choice import close_rail
+
+    async def run(settings: Any) -> Any:
+        kernel = open_kernel(settings)
+        try:
+            return await work(kernel)
+        finally:
+            await close_rail(kernel)
+            await kernel.close()
+
+    with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
+        return asyncio.run(run(ready))
+
+
+@settlement_app.command("reconcile")
+def settlement_reconcile(
+    day: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="A past day (UTC) to compare.")
+    ],
+) -> None:
+    """Compare the provider's movements with the ledger. Exit code 1: they differ."""
+    from settlement.reconciliation import reconcile_day
+
+    async def work(kernel: Any) -> Any:
+        return await reconcile_day(kernel, day.date())
+
+    found = _with_kernel(work)
+    typer.echo(found.model_dump_json(indent=2))
+    if found.difference_count:
+        raise _fail(f"{found.difference_count} differences: see GET /v1/rail-cases?state=open.")
+
+
+@settlement_app.command("replay-webhook")
+def settlement_replay_webhook(
+    event: Annotated[uuid.UUID, typer.Argument(help="Its id, from GET /v1/webhook-events.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit log.")],
+) -> None:
+    """Give a received webhook to the worker again."""
+    from settlement.webhooks import replay_by_hand
+
+    async def work(kernel: Any) -> Any:
+        return await replay_by_hand(kernel, event, reason)
+
+    typer.echo(_with_kernel(work).model_dump_json(indent=2))
 
 
 @app.command()

@@ -1,10 +1,17 @@
 """All background work of the exchange and how often each part runs."""
 
-from contracts import dispute_jobs, jobs as contract_jobs
+from contracts import dispute_jobs, invoicing, jobs as contract_jobs
 from listings import jobs as listing_jobs
 from market.operations import retention
 from market.worker import ScheduledJob, every
-from settlement import checkpoints, jobs as settlement_jobs, webhooks
+from settlement import (
+    checkpoints,
+    jobs as settlement_jobs,
+    payout_runs,
+    receivables,
+    reconciliation,
+    webhooks,
+)
 
 # Use and money first; sweepers of what nobody waits for last. Deadlines are hours to days, so a
 # few seconds of delay cost nothing: expiry is checked at the use itself, not by the sweeper.
@@ -22,9 +29,13 @@ SCHEDULE = [
     ScheduledJob("expire_holds", settlement_jobs.expire_holds, every(5)),
     ScheduledJob("dispute_deadlines", dispute_jobs.apply_deadlines, every(5)),
     ScheduledJob("run_chargebacks", settlement_jobs.run_chargebacks, every(10)),
+    ScheduledJob("net_debts", receivables.net_debts, every(10)),
+    ScheduledJob("run_payout_runs", payout_runs.run_payout_runs, every(10)),
     ScheduledJob("write_checkpoint", checkpoints.write_checkpoint, every(10)),
     ScheduledJob("suspend_listings", listing_jobs.suspend_listings_of_suspended_sellers, every(10)),
+    ScheduledJob("issue_invoices", invoicing.issue_invoices, every(30)),
     ScheduledJob("sweep_blobs", listing_jobs.sweep_blobs, every(30)),
     ScheduledJob("sweep_scratch", listing_jobs.sweep_scratch, every(30)),
+    ScheduledJob("run_reconciliation", reconciliation.run_reconciliation, every(30)),
     ScheduledJob("prune", retention.prune, every(30)),
 ]

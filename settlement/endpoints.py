@@ -76,7 +76,7 @@ async def create_top_up(kernel: KernelDep, actor: TraderDep, body: TopUpRequest)
     """Pay in by card. 402 `card_declined` when the provider refuses; `pending` while it decides.
 
     Sandbox cards: tok_success, tok_declined, tok_insufficient_funds, tok_authentication_required,
-    tok_3ds, tok_delayed, tok_delayed_declined, tok_chargeback, tok_timeout.
+    tok_3ds, tok_delayed, tok_delayed_declined, tok_chargeback, tok_chargeback_won, tok_timeout.
     """
     return await top_ups.create_top_up(kernel, actor, body)
 

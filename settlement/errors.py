@@ -5,14 +5,17 @@ BadRequest 400        WebhookSignatureInvalid · WebhookMalformed
 Conflict 409          PayoutAccountNotReady · NotRefundable · NotChallenged
                       · HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
                       · BalanceLimit · LinkedRefused · ProofNotOffered · QuoteExpired · QuoteUsed
-                      · SecondOperatorRequired · CorrectionBooked
+                      · SecondOperatorRequired · CorrectionBooked · CaseClosed · CaseNotBookable
+                      · PayoutRunOpen · CreditExceeded · NotCreditable
 NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound · WebhookEventNotFound
                       · SavedCardNotFound · TransferNotFound · RateNotFound · QuoteNotFound
-                      · CorrectionNotFound
+                      · CorrectionNotFound · CaseNotFound · PayoutRunNotFound · ScheduleNotFound
+                      · InvoiceNotFound
 NotAcceptable 406     StatementFormatNotOffered
-Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted
+Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted · DayNotOver
                       · DestinationNotAccepted · RateInvalid · AmountNotConvertible
-                      · CorrectionInvalid · StatementTooLong · PeriodInvalid
+                      · CorrectionInvalid · StatementTooLong · PeriodInvalid · DebtTooSmall
+                      · SameParty · FeeBackdated · MonthUnknown
 Unavailable 503       LedgerBusy · RailUnavailable · ProofNotReady
 """
 
@@ -264,6 +267,52 @@ class WebhookMalformed(BadRequest):
     title = "The webhook is not an event"
 
 
+class CaseNotFound(NotFound):
+    code = "case_not_found"
+    title = "No such case"
+
+
+class CaseClosed(Conflict):
+    code = "case_closed"
+    title = "The case is closed already"
+
+
+class CaseNotBookable(Conflict):
+    code = "case_not_bookable"
+    title = "The case has no difference that could be booked"
+    default_hint = "Close it with the resolution `explained`."
+
+
+class DayNotOver(Invalid):
+    code = "day_not_over"
+    title = "Only a past day can be reconciled"
+
+
+class ScheduleNotFound(NotFound):
+    code = "payout_schedule_not_found"
+    title = "No such payout schedule"
+
+
+class PayoutRunNotFound(NotFound):
+    code = "payout_run_not_found"
+    title = "No such payout run"
+
+
+class PayoutRunOpen(Conflict):
+    code = "payout_run_open"
+    title = "A payout run is under way"
+
+
+class DebtTooSmall(Invalid):
+    code = "debt_too_small"
+    title = "The party does not owe that much"
+
+
+class SameParty(Invalid):
+    code = "same_party"
+    title = "A claim needs two parties"
+
+
 _BY_CODE: dict[str, type[MarketError]] = {
     "insufficient_funds": InsufficientFunds,
     "idempotency_key_reused": LedgerKeyReused,
@@ -281,3 +330,32 @@ _BY_CODE: dict[str, type[MarketError]] = {
 def error_of(refused: Refused) -> MarketError:
     """The exception for a ledger refusal; its detail is the refusal's."""
     return _BY_CODE.get(refused.code, HoldRefused)(refused.detail)
+
+
+class InvoiceNotFound(NotFound):
+    code = "invoice_not_found"
+    title = "No such invoice"
+
+
+class CreditExceeded(Conflict):
+    """``remaining_minor`` in the problem is what may still be credited of the line."""
+
+    code = "credit_exceeded"
+    title = "The credit is more than is left of the invoice's line"
+
+
+class NotCreditable(Conflict):
+    code = "not_creditable"
+    title = "Only an invoice can be credited, not a credit note"
+
+
+class FeeBackdated(Invalid):
+    code = "fee_backdated"
+    title = "A fee schedule cannot begin in the past"
+    default_hint = "Leave effective_from out to begin now."
+
+
+class MonthUnknown(Invalid):
+    code = "month_unknown"
+    title = "The month is not one that a statement can be made of"
+    default_hint = "Give a past or the present month as YYYY-MM."

@@ -69,13 +69,14 @@ class Foresight:
         False when the plan cannot be kept: somebody has just booked on one of those accounts,
         later than the plan would.
         """
-        refs = {
+        known = plan.before
+        new = {
             ref.id: ref
             for command in commands
             if isinstance(command, Transfer)
             for ref, _ in command.legs
+            if ref.id not in known
         }
-        new = {identity: ref for identity, ref in refs.items() if identity not in plan.before}
         unseen = [ref for identity, ref in new.items() if identity not in self._states]
         if unseen:
             states, newest = await self._read(unseen)

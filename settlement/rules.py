@@ -334,7 +334,9 @@ class _Desk:
         postings = []
         for ref, amount, account, known in found:
             if not known:
-                account = self._change(ref.id)
+                # What was freed above has changed a copy already.
+                account = account.copy() if freed is None else self._change(ref.id)
+                changed[ref.id] = account
             account.posted += amount
             account.seq += 1
             leg = (ref.id, account.seq, amount, ref.currency, account.posted)

@@ -124,6 +124,32 @@ async def history(uow: UnitOfWork, ref: AccountRef, *, limit: int = 200) -> list
     return await _postings(await uow.raw(), ref.id, before=_SEQ_END, limit=limit)
 
 
+async def credited_since(uow: UnitOfWork, ref: AccountRef, moment: datetime) -> int:
+    """Minor units that came onto an account after ``moment``, by booking time."""
+    connection = await uow.raw()
+    row = await connection.fetchrow(_AS_OF, ref.id, moment)
+    if row is None:
+        return 0
+    credited: int = await connection.fetchval(
+        "SELECT coalesce(sum(amount) FILTER (WHERE amount > 0), 0)::bigint "
+        "FROM settlement.posting WHERE account_id = $1 AND seq > $2",
+        ref.id,
+        row["seq"],
+    )
+    return credited
+
+
+async def posted_range(
+    uow: UnitOfWork, ref: AccountRef, since: datetime, until: datetime
+) -> tuple[int, int]:
+    """The numbers of an account's postings in (``since``, ``until``]: after the first, to the
+    second. Equal when there are none."""
+    connection = await uow.raw()
+    rows = [await connection.fetchrow(_AS_OF, ref.id, moment) for moment in (since, until)]
+    first, last = (0 if row is None else int(row["seq"]) for row in rows)
+    return first, last
+
+
 class Booked(NamedTuple):
     """A balance in minor units and how many postings made it."""
 

@@ -256,11 +256,12 @@ def _check_batch(
         detail = f"link {link['number']}: no leaf format {link['format']}"
         report.add("chain", "batch", link["batch_id"], detail)
         return
-    for expected, row in enumerate(rows):
-        if row["ordinal"] != expected:
-            detail = f"link {link['number']}: its place is {row['ordinal']}, not {expected}"
-            report.add("chain", "command", row["key"], detail)
-            break
+    moved = [row for place, row in enumerate(rows) if row["ordinal"] != place]
+    if moved:
+        # One that was moved past the end shifts those behind it: it is the one to name.
+        row = moved[-1] if moved[-1]["ordinal"] >= link["command_count"] else moved[0]
+        detail = f"link {link['number']}: {row['ordinal']} is not its place"
+        report.add("chain", "command", row["key"], detail)
     if len(rows) != link["command_count"]:
         detail = f"link {link['number']}: {len(rows)} of {link['command_count']} commands"
         report.add("chain", "batch", link["batch_id"], detail)

@@ -26,6 +26,7 @@ _NAMED = {
     "body.listing_id": "listing_id",
     "body.plan_id": "plan_id",
     "body.product_id": "product_id",
+    "body.from_party_id": "party_id",
     "query.agreement_id": "agreement_id",
     "query.listing_id": "listing_id",
     "query.order_id": "order_id",
@@ -51,22 +52,36 @@ _ROLES = {
     "operator": (
         "GET /v1/ledger/corrections",
         "GET /v1/ledger/corrections/{correction_id}",
+        "GET /v1/debts",
         "GET /v1/ledger/trial-balance",
+        "GET /v1/operator-actions",
         "GET /v1/parties",
+        "GET /v1/payout-runs",
+        "GET /v1/payout-runs/{payout_run_id}",
+        "GET /v1/payout-runs/{payout_run_id}/lines",
+        "GET /v1/rail-cases",
+        "GET /v1/rail-cases/{case_id}",
+        "GET /v1/reconciliations",
         "GET /v1/reviews",
         "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
         "POST /v1/exchange/rates",
         "POST /v1/ledger/corrections",
         "POST /v1/ledger/corrections/{correction_id}/approval",
+        "POST /v1/claims",
+        "POST /v1/debts/{party_id}/write-offs",
+        "POST /v1/fee-schedules",
         "POST /v1/listings/{listing_id}/approve",
         "POST /v1/listings/{listing_id}/reject",
         "POST /v1/listings/{listing_id}/resume",
         "POST /v1/listings/{listing_id}/suspend",
         "POST /v1/parties/{party_id}/suspend",
         "POST /v1/parties/{party_id}/verify",
+        "POST /v1/payout-runs",
         "POST /v1/products/{product_id}/approve",
         "POST /v1/products/{product_id}/reject",
+        "POST /v1/rail-cases/{case_id}/closing",
+        "POST /v1/reconciliations",
         "POST /v1/sandbox/clock/advance",
         "POST /v1/staff",
         "POST /v1/webhook-events/{webhook_event_id}/replay",
@@ -205,7 +220,9 @@ def _configuration(world: ApiWorld, login: Path, seed: int) -> list[str]:
 _EXPECTATIONS = """
 # 428 is what RFC 6585 made for a missing If-Match; one that is no ETag of ours fails the match.
 [[operations]]
-include-operation-id = ["change_listing", "change_product", "edit_party", "set_shares"]
+include-operation-id = [
+    "change_listing", "change_product", "edit_party", "set_intermediary", "set_shares",
+]
 checks.missing_required_header.expected-statuses = [401, 403, 422, 428]
 checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 409, 412, 415, 422, 428]
 

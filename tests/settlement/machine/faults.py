@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from market.kernel.errors import Unavailable
 from settlement import ledger
 from settlement.accounts import AccountKind, AccountRef
-from settlement.commands import Command, Transfer
+from settlement.commands import Command, Result, Transfer
 from settlement.writer import LedgerWriter
 from tests.settlement.cutting_proxy import Cut
 from tests.settlement.machine import commands
@@ -240,5 +240,5 @@ class FaultRules(MachineCore):
             assert not isinstance(reply, Unavailable)
             await self.absorb(command, reply)
 
-    async def _submit_to(self, writer: LedgerWriter, command: Command) -> object:
+    async def _submit_to(self, writer: LedgerWriter, command: Command) -> Result:
         return await writer.submit(command)
