@@ -19,6 +19,7 @@ MODELS = (
     "contracts.models",
     "contracts.dispute_models",
     "market.matching.models",
+    "market.demand.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):

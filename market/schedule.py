@@ -2,6 +2,7 @@
 
 from contracts import dispute_jobs, jobs as contract_jobs
 from listings import jobs as listing_jobs
+from market.demand import jobs as demand_jobs
 from market.operations import retention
 from market.worker import ScheduledJob, every
 from settlement import checkpoints, jobs as settlement_jobs, webhooks
@@ -21,6 +22,9 @@ SCHEDULE = [
     ScheduledJob("expire_grants", contract_jobs.expire_grants, every(5)),
     ScheduledJob("expire_holds", settlement_jobs.expire_holds, every(5)),
     ScheduledJob("dispute_deadlines", dispute_jobs.apply_deadlines, every(5)),
+    ScheduledJob("match_standing", demand_jobs.match_standing, every(2)),
+    ScheduledJob("expire_requests", demand_jobs.expire_requests, every(5)),
+    ScheduledJob("expire_quotes", demand_jobs.expire_quotes, every(5)),
     ScheduledJob("run_chargebacks", settlement_jobs.run_chargebacks, every(10)),
     ScheduledJob("write_checkpoint", checkpoints.write_checkpoint, every(10)),
     ScheduledJob("suspend_listings", listing_jobs.suspend_listings_of_suspended_sellers, every(10)),

@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 PREFIXES = {
     "acc": "account",
     "agr": "agreement",
+    "alr": "alert",
     "crd": "credential",
     "crt": "certificate",
     "dsp": "dispute",
@@ -23,7 +24,9 @@ PREFIXES = {
     "pln": "plan",
     "prd": "product",
     "pty": "party",
+    "quo": "quote",
     "rcp": "receipt",
+    "req": "request",
     "rul": "ruling",
     "tok": "token",
     "top": "top-up",
@@ -78,6 +81,7 @@ def _wire(prefix: str) -> Any:
 
 AccountId = Annotated[UUID, *_wire("acc")]
 AgreementId = Annotated[UUID, *_wire("agr")]
+AlertId = Annotated[UUID, *_wire("alr")]
 CredentialId = Annotated[UUID, *_wire("crd")]
 CertificateId = Annotated[UUID, *_wire("crt")]
 DisputeId = Annotated[UUID, *_wire("dsp")]
@@ -91,7 +95,9 @@ PayoutId = Annotated[UUID, *_wire("pay")]
 PlanId = Annotated[UUID, *_wire("pln")]
 ProductId = Annotated[UUID, *_wire("prd")]
 PartyId = Annotated[UUID, *_wire("pty")]
+QuoteId = Annotated[UUID, *_wire("quo")]
 ReceiptId = Annotated[UUID, *_wire("rcp")]
+RequestId = Annotated[UUID, *_wire("req")]
 RulingId = Annotated[UUID, *_wire("rul")]
 TokenId = Annotated[UUID, *_wire("tok")]
 TopUpId = Annotated[UUID, *_wire("top")]
