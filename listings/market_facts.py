@@ -47,6 +47,7 @@ class MarketFacts:
     quality: int
     latest: datetime | None
     text_score: int
+    listed_at: datetime
 
 
 async def any_word(uow: UnitOfWork, texts: Sequence[str]) -> str:
@@ -94,12 +95,12 @@ async def read_facts(uow: UnitOfWork, ids: Sequence[UUID], *, words: str = "") -
 
 
 def _facts(row: Any) -> MarketFacts:
-    policy = orjson.loads(row["policy"])
+    policy = _json(row["policy"])
     return MarketFacts(
         listing_id=row["listing_id"],
         version_id=row["version_id"],
         seller_id=row["seller_id"],
-        title=LocalizedText.model_validate(orjson.loads(row["title"])),
+        title=LocalizedText.model_validate(_json(row["title"])),
         category=Category(row["category"]),
         grade=Grade(row["grade"]),
         columns=tuple(row["columns"]),
@@ -111,7 +112,13 @@ def _facts(row: Any) -> MarketFacts:
         quality=int(row["quality"].replace(".", "")),
         latest=None if row["latest"] is None else datetime.fromisoformat(row["latest"]),
         text_score=row["text_score"],
+        listed_at=row["listed_at"],
     )
+
+
+def _json(value: Any) -> Any:
+    # A pooled connection has SQLAlchemy's jsonb codec only once SQLAlchemy has set it.
+    return orjson.loads(value) if isinstance(value, str) else value
 
 
 def _periods(bounds: Sequence[Sequence[str]]) -> list[tuple[date, date]]:

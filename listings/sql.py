@@ -117,9 +117,16 @@ UNION
  ORDER BY listed_at DESC, listing_id DESC LIMIT $5)
 """
 
+_COUNT = """
+SELECT count(*) FROM (
+    SELECT FROM listings.catalog_entry
+    WHERE ($1::text IS NULL OR category = $1) AND grade = ANY($2::text[]) LIMIT $3
+) AS counted
+"""
+
 _FACTS = f"""
 SELECT l.id AS listing_id, l.version_id, l.seller_id, l.title, l.category, l.grade, l.policy,
-       p.regions, v.row_count, v.quality ->> 'overall' AS quality,
+       e.listed_at, p.regions, v.row_count, v.quality ->> 'overall' AS quality,
        v.profile ->> 'latest' AS latest,
        ARRAY(SELECT c ->> 'name' FROM jsonb_array_elements(v.columns) AS c) AS columns,
        ARRAY(SELECT ARRAY[c ->> 'min', c ->> 'max']
@@ -247,8 +254,7 @@ async def count_entries(
 ) -> int:
     """How many entries have the category and grades, counted up to ``limit``."""
     count: int = await connection.fetchval(
-        "SELECT count(*) FROM (SELECT FROM listings.catalog_entry "
-        "WHERE ($1::text IS NULL OR category = $1) AND grade = ANY($2::text[]) LIMIT $3) AS some",
+        _COUNT,
         category,
         grades,
         limit,

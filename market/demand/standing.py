@@ -105,8 +105,11 @@ async def _news(uow: UnitOfWork, event: StoredEvent) -> _News | None:
         return None
     (facts,) = found
     plans = (await get_active_plans(uow, [listing_id])).get(facts.listing_id, [])
-    if new_plan is not None and all(plan.id != new_plan for plan in plans):
-        return None
+    if new_plan is not None:
+        # A plan from before the publication is part of that news, however late it is read.
+        live = [plan.id for plan in plans if plan.created_at > facts.listed_at]
+        if new_plan not in live:
+            return None
     seller = (await get_parties(uow, [facts.seller_id]))[facts.seller_id]
     return _News(facts, plans, seller, new_plan)
 
