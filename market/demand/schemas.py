@@ -1,10 +1,19 @@
 """API shapes of requests for data, their matches, quotes and alerts."""
 
+import re
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
 
 from listings.classification import Grade
 from listings.schemas import Region, Score
@@ -40,6 +49,7 @@ LOTS_MAX = 1_000_000_000
 FRESHNESS_DAYS_MAX = 3_650
 
 _UNIQUE = {"uniqueItems": True}
+_DAY = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -54,11 +64,21 @@ def _one_at_most(score: str) -> str:
     return score
 
 
+def _written_out(value: object) -> object:
+    # Pydantic alone would also read numbers, as seconds since 1970, and times at midnight.
+    if not isinstance(value, date) and not (isinstance(value, str) and _DAY.match(value)):
+        raise ValueError("expected a date, YYYY-MM-DD")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_written_out)]
+
+
 class Period(Schema):
     """The days that the data must cover, both included."""
 
-    start: date
-    end: date
+    start: Day
+    end: Day
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

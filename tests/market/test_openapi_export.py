@@ -50,6 +50,7 @@ def test_each_service_file_holds_its_operations_and_what_they_reach(app: FastAPI
     files = {name: json.loads(text) for name, text in openapi_export.documents(app).items()}
     assert sorted(files) == [
         "contracts.json",
+        "demand.json",
         "listings.json",
         "market.json",
         "matching.json",
