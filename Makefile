@@ -30,16 +30,25 @@ up: $(RUNTIME) ## Serve on persistent data in .market/ (PORT=8000)
 
 .PHONY: test
 test: $(DEVELOPMENT) ## Run all tests (ARGS="-k name")
-	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # Apart from `test`: tracing branches doubles the processor time on Python 3.11.
 .PHONY: coverage
 coverage: $(DEVELOPMENT) ## Run all tests and report branch coverage (at least 90 %)
-	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 .PHONY: test-stripe
-test-stripe: $(DEVELOPMENT) $(STRIPE_MOCK) ## Send every request of the Stripe rail to stripe-mock
-	@STRIPE_MOCK=$(STRIPE_MOCK) $(BIN)/python -m pytest -q tests/settlement/rails/contract_stripe_mock.py $(ARGS)
+test-stripe: $(DEVELOPMENT) $(STRIPE_MOCK) ## Send every request of the Stripe rail's tests to stripe-mock, too
+	@STRIPE_MOCK=$(STRIPE_MOCK) $(BIN)/python -m pytest -q tests/settlement/rails \
+		tests/settlement/rails/contract_stripe_mock.py $(ARGS)
+
+.PHONY: soak
+soak: $(DEVELOPMENT) ## Test the ledger against its shadow with random seeds (SOAK_MINUTES=10)
+	@SOAK_MINUTES=$(or $(SOAK_MINUTES),10) $(BIN)/python -m pytest -q -s tests/settlement/soak_ledger.py $(ARGS)
+
+.PHONY: kill-ledger
+kill-ledger: $(DEVELOPMENT) ## kill -9 PostgreSQL and the application while money moves (KILL_ROUNDS=30)
+	@MARKET_KILL_ROUNDS=$(or $(KILL_ROUNDS),30) $(BIN)/python -m pytest -q tests/e2e/test_ledger_kills.py $(ARGS)
 
 .PHONY: check
 check: check-lock check-style check-types check-layers check-schema check-openapi ## Run every check but the tests
@@ -71,6 +80,10 @@ check-openapi: $(DEVELOPMENT)
 .PHONY: bench
 bench: $(DEVELOPMENT) $(PYDVL) ## Run all benchmarks (figures as a table and as JSON)
 	@$(BIN)/python -m tests.benchmarks
+
+.PHONY: bench-ledger
+bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shrinks the large one)
+	@$(BIN)/python -m tests.benchmarks.bench_ledger
 
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
@@ -111,5 +124,6 @@ $(PYDVL): tests/benchmarks/peers/pydvl.lock | $(RUNTIME)
 
 # Stripe's own judge of requests, built by Go >= 1.24; modules stay inside .venv, and removable.
 $(STRIPE_MOCK): | $(RUNTIME)
+	@command -v go >/dev/null || { echo "make test-stripe needs Go 1.24 or newer on the PATH." >&2; exit 1; }
 	@GOBIN="$(CURDIR)/.venv/go/bin" GOPATH="$(CURDIR)/.venv/go/path" GOFLAGS=-modcacherw \
 		go install github.com/stripe/stripe-mock@latest

@@ -21,8 +21,9 @@ OPERATION_ID = re.compile(r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
 PAGE_LIMIT_MAX = 200
 # Rows of data are delivered in larger pages than objects (settings.delivery_page_max_rows).
 PAGE_LIMITS = {"/v1/delivery/rows": 100_000}
-# POSTs that standards define without the header, or that change nothing; Stripe's events carry
-# an id of their own, stored once.
+# POSTs without the header, which the code must declare too (`x-idempotent: false`): the token
+# endpoint (RFC 6749) changes nothing; Stripe's events carry an id of their own, UNIQUE with their
+# source, and a hundred copies at once are stored once (tests/settlement/rails/test_webhooks.py).
 KEYLESS_POSTS = frozenset({"/oauth2/token", "/v1/webhooks/stripe/{source}"})
 
 
@@ -73,7 +74,9 @@ def parameters(where: str, path: str, method: str, operation: dict[str, Any]) ->
     bound = PAGE_LIMITS.get(path, PAGE_LIMIT_MAX)
     if limit is not None and not 1 <= limit["schema"].get("maximum", 0) <= bound:
         yield f"{where}: limit is not bounded by {bound}"
-    keyless = path in KEYLESS_POSTS or operation.get("x-idempotent") is False
+    keyless = operation.get("x-idempotent") is False
+    if keyless is not (method == "post" and path in KEYLESS_POSTS):
+        yield f"{where}: x-idempotent and the list of keyless POSTs differ"
     if method == "post" and not keyless and ("header", "idempotency-key") not in declared:
         yield f"{where}: no Idempotency-Key"
 

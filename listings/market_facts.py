@@ -72,6 +72,7 @@ async def search_market(
     connection = await uow.raw()
     shown = None if category is None else category.value
     tradable = [grade.value for grade in grades]
+    await sql.plan_each_time(connection)
     count = await sql.count_entries(
         connection, category=shown, grades=tradable, limit=POOL_STRICT_MAX + 1
     )

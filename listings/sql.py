@@ -229,6 +229,11 @@ async def suggestions(connection: asyncpg.Connection[Any], prefix: str) -> list[
     return rows
 
 
+async def plan_each_time(connection: asyncpg.Connection[Any]) -> None:
+    """Plan every statement of this transaction for its own values, as searches do."""
+    await connection.execute("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)")
+
+
 async def lexemes(connection: asyncpg.Connection[Any], text: str, *, limit: int) -> list[str]:
     """The stemmed English words of a text, without stop words."""
     rows = await connection.fetch(_LEXEMES, text, limit)

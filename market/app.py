@@ -27,7 +27,12 @@ from market.parties import endpoints as party_endpoints
 from market.schedule import SCHEDULE
 from market.worker import in_process
 from pricing import endpoints as pricing_endpoints
-from settlement import endpoints as settlement_endpoints, rail_endpoints
+from settlement import (
+    endpoints as settlement_endpoints,
+    ledger_endpoints,
+    money_endpoints,
+    rail_endpoints,
+)
 from settlement.rails.choice import close_rail
 
 # Uploads count their own bytes against settings.upload_max_bytes.
@@ -49,6 +54,8 @@ ROUTERS = (
     dispute_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
+    ledger_endpoints.router,
+    money_endpoints.router,
     console_endpoints.router,
     events.router,
     sandbox.router,

@@ -5,8 +5,10 @@ API with its database drivers takes 1.5 s to import.
 """
 
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +27,8 @@ ledger_app = typer.Typer(no_args_is_help=True, help="The double-entry ledger.")
 app.add_typer(operator_app, name="operator")
 app.add_typer(certificate_app, name="certificate")
 app.add_typer(ledger_app, name="ledger")
+settlement_app = typer.Typer(no_args_is_help=True, help="The payment provider's side.")
+app.add_typer(settlement_app, name="settlement")
 
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="0: 8000 when free, else any. [MARKET_PORT]")
@@ -183,7 +187,8 @@ def certificate_verify(
 @ledger_app.command("verify")
 def ledger_verify(
     since: Annotated[
-        int | None, typer.Option(min=0, help="First batch to check; default: all.")
+        str | None,
+        typer.Option(help="Link to trust (a number), or a moment to begin at; default: all."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -198,9 +203,139 @@ def ledger_verify(
     from market import serving
     from market.ledger_report import verify
 
+    start = None if since is None else _since(since)
     with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
-        if not verify(ready, since=since, checkpoint=checkpoint, jwks=jwks):
+        if not verify(ready, since=start, checkpoint=checkpoint, jwks=jwks):
             raise typer.Exit(1)
+
+
+def _since(text: str) -> int | datetime:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _fail(f"--since is a link number or an ISO 8601 date, not {text}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@ledger_app.command("prove")
+def ledger_prove(
+    transfer: Annotated[str, typer.Argument(help="The transfer: txn_…")],
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write here; default: standard output.")
+    ] = None,
+) -> None:
+    """Write the proof that a transfer is in the ledger, up to a signed checkpoint."""
+    from market import serving
+    from market.ledger_report import prove
+
+    with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
+        try:
+            proof = prove(ready, transfer)
+        except ValueError as error:
+            raise _fail(str(error)) from error
+        if out is None:
+            typer.echo(proof.decode())
+        else:
+            out.write_bytes(proof)
+
+
+@ledger_app.command("check-proof")
+def ledger_check_proof(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The proof.")],
+    jwks: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Saved /.well-known/jwks.json; default: our keys."
+        ),
+    ] = None,
+) -> None:
+    """Check a proof offline and print what it proves. Exit code 1: it proves nothing."""
+    from market.ledger_report import keys_of
+    from settlement.proof_check import ProofInvalid, check_proof
+
+    with _plain_errors():
+        try:
+            keys = json.loads(jwks.read_text()) if jwks else keys_of(_settings())
+            proven = check_proof(file.read_bytes(), keys)
+        except ProofInvalid as error:
+            raise _fail(f"Not proved: {error}") from error
+        except ValueError as error:
+            raise _fail(f"There are no keys to check with: {error}") from error
+        typer.echo(json.dumps(proven.summary(), indent=2))
+
+
+@ledger_app.command("export")
+def ledger_export(
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File to write.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="beancount, csv, json or parquet.")
+    ] = "beancount",
+) -> None:
+    """Write the whole ledger to a file, for accountants and `bean-check`."""
+    from market import serving
+    from market.ledger_report import export
+    from settlement.exports import ExportFormat
+
+    try:
+        chosen = ExportFormat(format_)
+    except ValueError:
+        raise _fail(f"--format is {', '.join(ExportFormat)}, not {format_}") from None
+    with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
+        typer.echo(export(ready, out, chosen))
+
+
+def _with_kernel(work: Any) -> Any:
+    """Run ``work(kernel)`` on the configured servers; returns what it returns."""
+    import asyncio
+
+    from market import serving
+    from market.kernel.context import open_kernel
+    from settlement.rails.choice import close_rail
+
+    async def run(settings: Any) -> Any:
+        kernel = open_kernel(settings)
+        try:
+            return await work(kernel)
+        finally:
+            await close_rail(kernel)
+            await kernel.close()
+
+    with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
+        return asyncio.run(run(ready))
+
+
+@settlement_app.command("reconcile")
+def settlement_reconcile(
+    day: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="A past day (UTC) to compare.")
+    ],
+) -> None:
+    """Compare the provider's movements with the ledger. Exit code 1: they differ."""
+    from settlement.reconciliation import reconcile_day
+
+    async def work(kernel: Any) -> Any:
+        return await reconcile_day(kernel, day.date())
+
+    found = _with_kernel(work)
+    typer.echo(found.model_dump_json(indent=2))
+    if found.difference_count:
+        raise _fail(f"{found.difference_count} differences: see GET /v1/rail-cases?state=open.")
+
+
+@settlement_app.command("replay-webhook")
+def settlement_replay_webhook(
+    event: Annotated[uuid.UUID, typer.Argument(help="Its id, from GET /v1/webhook-events.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the audit log.")],
+) -> None:
+    """Give a received webhook to the worker again."""
+    from settlement.webhooks import replay_by_hand
+
+    async def work(kernel: Any) -> Any:
+        return await replay_by_hand(kernel, event, reason)
+
+    typer.echo(_with_kernel(work).model_dump_json(indent=2))
 
 
 @app.command()

@@ -5,7 +5,14 @@ from listings import jobs as listing_jobs
 from market.demand import jobs as demand_jobs
 from market.operations import retention
 from market.worker import ScheduledJob, every
-from settlement import checkpoints, jobs as settlement_jobs, webhooks
+from settlement import (
+    checkpoints,
+    jobs as settlement_jobs,
+    payout_runs,
+    receivables,
+    reconciliation,
+    webhooks,
+)
 
 # Use and money first; sweepers of what nobody waits for last. Deadlines are hours to days, so a
 # few seconds of delay cost nothing: expiry is checked at the use itself, not by the sweeper.
@@ -26,9 +33,12 @@ SCHEDULE = [
     ScheduledJob("expire_requests", demand_jobs.expire_requests, every(5)),
     ScheduledJob("expire_quotes", demand_jobs.expire_quotes, every(5)),
     ScheduledJob("run_chargebacks", settlement_jobs.run_chargebacks, every(10)),
+    ScheduledJob("net_debts", receivables.net_debts, every(10)),
+    ScheduledJob("run_payout_runs", payout_runs.run_payout_runs, every(10)),
     ScheduledJob("write_checkpoint", checkpoints.write_checkpoint, every(10)),
     ScheduledJob("suspend_listings", listing_jobs.suspend_listings_of_suspended_sellers, every(10)),
     ScheduledJob("sweep_blobs", listing_jobs.sweep_blobs, every(30)),
     ScheduledJob("sweep_scratch", listing_jobs.sweep_scratch, every(30)),
+    ScheduledJob("run_reconciliation", reconciliation.run_reconciliation, every(30)),
     ScheduledJob("prune", retention.prune, every(30)),
 ]

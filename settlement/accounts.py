@@ -15,7 +15,8 @@ class AccountKind(StrEnum):
     """What a bucket of money is for, and thereby who its owner is.
 
     Owner is a party (available, receivable), an agreement (escrow), a dispute (frozen) or
-    nobody (the platform: fees, losses, clearing, in_transit).
+    nobody (the platform: fees, losses, clearing, in_transit, fx). ``fx`` is the exchange's open
+    position in a currency: what conversions brought in (positive) or paid out.
     """
 
     AVAILABLE = "available"
@@ -26,12 +27,15 @@ class AccountKind(StrEnum):
     LOSSES = "losses"
     CLEARING = "clearing"
     IN_TRANSIT = "in_transit"
+    FX = "fx"
 
 
 PARTY_KINDS = frozenset({AccountKind.AVAILABLE, AccountKind.RECEIVABLE})
 OWNED_KINDS = PARTY_KINDS | {AccountKind.ESCROW, AccountKind.FROZEN}
 # All others are protected: the database itself refuses a balance below zero.
-MAY_GO_NEGATIVE = frozenset({AccountKind.CLEARING, AccountKind.RECEIVABLE, AccountKind.LOSSES})
+MAY_GO_NEGATIVE = frozenset(
+    {AccountKind.CLEARING, AccountKind.RECEIVABLE, AccountKind.LOSSES, AccountKind.FX}
+)
 
 
 @lru_cache(maxsize=65_536)
@@ -64,5 +68,5 @@ class AccountRef:
 
     @property
     def allow_negative(self) -> bool:
-        """Whether the balance may fall below zero (clearing, receivable, losses)."""
+        """Whether the balance may fall below zero (clearing, receivable, losses, fx)."""
         return self.kind in MAY_GO_NEGATIVE

@@ -3,6 +3,10 @@
 A batch's root is the RFC 6962 §2.1 tree hash over its commands in order, so that one transfer
 can later be proved without showing the rest of its batch. A link hashes the previous link, its
 own number and the root; the database's deferred trigger computes the same (see migration 0005).
+
+Leaves of format 2 (since migration 0011) leave each posting's running balance out: it follows
+from the amounts and the gapless ``seq``, so a proof of one transfer shows nobody's balance. A
+batch says which format its leaves have, and each leaf begins with it.
 """
 
 from __future__ import annotations
@@ -10,14 +14,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from settlement.commands import canonical_bytes, micros
 
 GENESIS_HASH = bytes(32)
-# First member of every leaf: a later format must not collide with this one.
-_FORMAT = 1
+# First member of every leaf: no two formats can collide. New batches are written in the last.
+LEAF_FORMAT = 2
+LEAF_FORMATS = (1, LEAF_FORMAT)
 _sha256 = hashlib.sha256
 
 
@@ -73,17 +79,23 @@ class Entry(NamedTuple):
     detail: str | None = None
 
 
-def _account_order(posting: PostingRow) -> int:
-    # As a number: the same order as the text's, at a tenth of its price.
-    return posting.account_id.int
+# As a number: the same order as the text's, at a tenth of its price.
+_account_order = attrgetter("account_id.int")
 
 
-def leaf_bytes(entry: Entry, booked_us: int) -> bytes:
-    """The canonical bytes of an entry: a JSON array without spaces, times in microseconds."""
+def leaf_bytes(entry: Entry, booked_us: int, leaf_format: int = LEAF_FORMAT) -> bytes:
+    """The canonical bytes of an entry: a JSON array without spaces, times in microseconds.
+
+    Raises ValueError for a format that does not exist.
+    """
+    if leaf_format not in LEAF_FORMATS:
+        raise ValueError(f"no leaf format {leaf_format}")
     transfer, hold = entry.transfer, entry.hold
+    # A posting's balance is its last member, and only part of format 1.
+    members = 5 if leaf_format == 1 else 4
     return canonical_bytes(
         [
-            _FORMAT,
+            leaf_format,
             entry.key,
             entry.body_hash.hex(),
             entry.type,
@@ -98,7 +110,7 @@ def leaf_bytes(entry: Entry, booked_us: int) -> bytes:
                 micros(transfer.event_at),
                 transfer.reverses,
                 # By account, not by leg: the database need not remember the order of the legs.
-                [list(posting) for posting in sorted(transfer.postings, key=_account_order)],
+                [posting[:members] for posting in sorted(transfer.postings, key=_account_order)],
             ],
             hold and [hold.id, hold.account_id, hold.amount, micros(hold.expires_at), hold.memo_id],
             entry.resolution and list(entry.resolution),
@@ -129,7 +141,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
 
 
 def batch_leaves(entries: Sequence[Entry], booked_at: datetime) -> list[bytes]:
-    """The leaf hashes of a batch, whose commands were all booked at one moment."""
+    """The leaf hashes of a batch in LEAF_FORMAT; its commands were all booked at one moment."""
     booked_us = micros(booked_at)
     assert booked_us is not None
     return [leaf_hash(leaf_bytes(entry, booked_us)) for entry in entries]

@@ -94,6 +94,7 @@ def _last_number(path: Path) -> int:
 
 
 def _append(path: Path, rows: list[tuple[int, str]]) -> None:
+    is_new = not path.exists()
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         # Another process may have appended meanwhile; and a cut last line must not swallow ours.
@@ -108,6 +109,17 @@ def _append(path: Path, rows: list[tuple[int, str]]) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    if is_new:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The name of a new file is the folder's content: without this a power cut can lose the file.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _ends_in_newline(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
@@ -21,6 +22,7 @@ from settlement.accounts import AccountRef
 
 KEY_MAX_CHARS = 200
 LEGS_MAX = 64
+LINKED_MAX = 64
 _KEY = re.compile(r"[!-~]{1,200}")
 _KIND = re.compile(r"[a-z][a-z0-9_.]{0,39}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,7 +92,8 @@ class Transfer:
         sums: dict[str, int] = {}
         accounts = set()
         for account, amount in self.legs:
-            _check_amount(-amount if type(amount) is int and amount < 0 else amount, name="leg")
+            if type(amount) is not int or not 0 < abs(amount) <= MAX_MINOR:
+                raise ValueError(f"a leg moves 1 to {MAX_MINOR} minor units, not {amount!r}")
             accounts.add(account.id)
             sums[account.currency] = sums.get(account.currency, 0) + amount
         if len(accounts) != len(self.legs):
@@ -175,6 +178,32 @@ Command: TypeAlias = Transfer | Hold | Capture | Void | Expire
 
 
 @dataclass(frozen=True, slots=True)
+class Linked:
+    """2 to 64 commands of which all are carried out, in order, or none.
+
+    When one is refused, each member is: the culprit with its own reason, the others with
+    ``linked_refused`` naming it. Every key must be new, or the whole group a repetition.
+    """
+
+    commands: tuple[Command, ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.commands) <= LINKED_MAX:
+            raise ValueError(f"a group has 2 to {LINKED_MAX} commands, not {len(self.commands)}")
+        if len({command.key for command in self.commands}) != len(self.commands):
+            raise ValueError("the commands of a group have different keys")
+
+
+def single(commands: Sequence[Command | Linked]) -> list[Command]:
+    """All commands in order, those of groups one by one."""
+    flat: list[Command] = []
+    for command in commands:
+        flat += command.commands if isinstance(command, Linked) else (command,)
+    return flat
+
+
+# Not frozen: one is made per command, and a frozen one costs five times as much to make.
+@dataclass(slots=True, unsafe_hash=True)
 class Applied:
     """Done. ``transfer_id`` if money moved, ``hold_id`` if some is (or stays) reserved.
 
@@ -187,7 +216,7 @@ class Applied:
     replayed: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Refused:
     """Not done, nothing changed; the same key gets this same answer for ever."""
 

@@ -10,11 +10,12 @@ from market.kernel.ids import AccountId, PayoutId, TopUpId
 from market.kernel.money import Currency
 from market.kernel.schemas import Moment, Page, PageQuery
 from market.parties.access import ActorDep, OversightDep, SellerDep, TraderDep
-from settlement import payouts, statements, top_ups
+from settlement import payouts, periods, statements, top_ups
 from settlement.accounts import AccountKind
 from settlement.schemas import (
     AccountView,
     BalanceView,
+    Basis,
     CheckpointView,
     PayoutRequest,
     PayoutView,
@@ -61,10 +62,13 @@ async def show_balance(
     actor: ActorDep,
     account_id: AccountId,
     as_of: Annotated[Moment | None, Query(description="RFC 3339; default: now.")] = None,
+    by: Annotated[Basis, Query(description="Booking time, or the time of the event.")] = (
+        Basis.BOOKING
+    ),
 ) -> BalanceView:
-    """The posted balance at a moment, by booking time."""
+    """The posted balance at a moment, by booking time or by when things happened."""
     moment: datetime | None = as_of
-    return await statements.balance_as_of(kernel, actor, account_id, moment)
+    return await periods.balance_as_of(kernel, actor, account_id, moment, by)
 
 
 @router.post("/v1/top-ups", status_code=201, responses=problems(400, 401, 402, 403, 409, 422, 503))
@@ -72,7 +76,7 @@ async def create_top_up(kernel: KernelDep, actor: TraderDep, body: TopUpRequest)
     """Pay in by card. 402 `card_declined` when the provider refuses; `pending` while it decides.
 
     Sandbox cards: tok_success, tok_declined, tok_insufficient_funds, tok_authentication_required,
-    tok_3ds, tok_delayed, tok_delayed_declined, tok_chargeback, tok_timeout.
+    tok_3ds, tok_delayed, tok_delayed_declined, tok_chargeback, tok_chargeback_won, tok_timeout.
     """
     return await top_ups.create_top_up(kernel, actor, body)
 

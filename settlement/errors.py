@@ -4,12 +4,18 @@ PaymentRequired 402   InsufficientFunds · CardDeclined
 BadRequest 400        WebhookSignatureInvalid · WebhookMalformed
 Conflict 409          PayoutAccountNotReady · NotRefundable · NotChallenged
                       · HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
-                      · BalanceLimit
+                      · BalanceLimit · LinkedRefused · ProofNotOffered · QuoteExpired · QuoteUsed
+                      · SecondOperatorRequired · CorrectionBooked · CaseClosed · CaseNotBookable
+                      · PayoutRunOpen
 NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound · WebhookEventNotFound
-                      · SavedCardNotFound
-Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted
-                      · DestinationNotAccepted
-Unavailable 503       LedgerBusy · RailUnavailable
+                      · SavedCardNotFound · TransferNotFound · RateNotFound · QuoteNotFound
+                      · CorrectionNotFound · CaseNotFound · PayoutRunNotFound · ScheduleNotFound
+NotAcceptable 406     StatementFormatNotOffered
+Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted · DayNotOver
+                      · DestinationNotAccepted · RateInvalid · AmountNotConvertible
+                      · CorrectionInvalid · StatementTooLong · PeriodInvalid · DebtTooSmall
+                      · SameParty
+Unavailable 503       LedgerBusy · RailUnavailable · ProofNotReady
 """
 
 from market.kernel.errors import (
@@ -17,6 +23,7 @@ from market.kernel.errors import (
     Conflict,
     Invalid,
     MarketError,
+    NotAcceptable,
     NotFound,
     PaymentRequired,
     Unavailable,
@@ -61,6 +68,13 @@ class ReversalRefused(Conflict):
 class AlreadyReversed(ReversalRefused):
     code = "already_reversed"
     title = "The transfer has been reversed already"
+
+
+class LinkedRefused(Conflict):
+    """Another command of the same group was refused; ``detail`` names its key and its reason."""
+
+    code = "linked_refused"
+    title = "A command that this one is linked with was refused"
 
 
 class BalanceLimit(Conflict):
@@ -110,6 +124,93 @@ class PayoutNotFound(NotFound):
 class AmountTooSmall(Invalid):
     code = "amount_too_small"
     title = "The amount is below the minimum"
+
+
+class TransferNotFound(NotFound):
+    code = "transfer_not_found"
+    title = "No such transfer"
+
+
+class ProofNotOffered(Conflict):
+    code = "proof_not_offered"
+    title = "This transfer cannot be proved"
+
+
+class ProofNotReady(Unavailable):
+    code = "proof_not_ready"
+    title = "The transfer is not covered by a signed checkpoint yet"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, retry_after_s=10)
+
+
+class RateInvalid(Invalid):
+    code = "exchange_rate_invalid"
+    title = "The exchange rate is not usable"
+
+
+class RateNotFound(NotFound):
+    code = "exchange_rate_not_found"
+    title = "No exchange rate is valid for this pair"
+    default_hint = "See GET /v1/exchange/rates for the pairs that are exchanged."
+
+
+class AmountNotConvertible(Invalid):
+    code = "amount_not_convertible"
+    title = "The amount cannot be converted"
+
+
+class QuoteNotFound(NotFound):
+    code = "exchange_quote_not_found"
+    title = "No such exchange quote"
+
+
+class QuoteExpired(Conflict):
+    code = "exchange_quote_expired"
+    title = "The exchange quote has expired"
+    default_hint = "Ask for a new one with POST /v1/exchange/quotes."
+
+
+class QuoteUsed(Conflict):
+    code = "exchange_quote_used"
+    title = "The exchange quote was taken already"
+
+
+class CorrectionNotFound(NotFound):
+    code = "correction_not_found"
+    title = "No such correction"
+
+
+class CorrectionInvalid(Invalid):
+    code = "correction_invalid"
+    title = "The correction is no transfer"
+
+
+class SecondOperatorRequired(Conflict):
+    code = "second_operator_required"
+    title = "A second operator has to approve this"
+
+
+class CorrectionBooked(Conflict):
+    code = "correction_booked"
+    title = "The correction is booked already"
+
+
+class StatementTooLong(Invalid):
+    code = "statement_too_long"
+    title = "The period has too many lines for one statement"
+    default_hint = "Ask for shorter periods, or page through the account's postings."
+
+
+class PeriodInvalid(Invalid):
+    code = "period_invalid"
+    title = "The period is empty or not over yet"
+
+
+class StatementFormatNotOffered(NotAcceptable):
+    code = "format_not_offered"
+    title = "Statements are not offered in this format"
+    default_hint = "Accept application/json, text/csv or application/vnd.apache.parquet."
 
 
 class NotChallenged(Conflict):
@@ -165,10 +266,57 @@ class WebhookMalformed(BadRequest):
     title = "The webhook is not an event"
 
 
+class CaseNotFound(NotFound):
+    code = "case_not_found"
+    title = "No such case"
+
+
+class CaseClosed(Conflict):
+    code = "case_closed"
+    title = "The case is closed already"
+
+
+class CaseNotBookable(Conflict):
+    code = "case_not_bookable"
+    title = "The case has no difference that could be booked"
+    default_hint = "Close it with the resolution `explained`."
+
+
+class DayNotOver(Invalid):
+    code = "day_not_over"
+    title = "Only a past day can be reconciled"
+
+
+class ScheduleNotFound(NotFound):
+    code = "payout_schedule_not_found"
+    title = "No such payout schedule"
+
+
+class PayoutRunNotFound(NotFound):
+    code = "payout_run_not_found"
+    title = "No such payout run"
+
+
+class PayoutRunOpen(Conflict):
+    code = "payout_run_open"
+    title = "A payout run is under way"
+
+
+class DebtTooSmall(Invalid):
+    code = "debt_too_small"
+    title = "The party does not owe that much"
+
+
+class SameParty(Invalid):
+    code = "same_party"
+    title = "A claim needs two parties"
+
+
 _BY_CODE: dict[str, type[MarketError]] = {
     "insufficient_funds": InsufficientFunds,
     "idempotency_key_reused": LedgerKeyReused,
     "balance_limit": BalanceLimit,
+    "linked_refused": LinkedRefused,
     "hold_expired": HoldExpired,
     "hold_resolved": HoldResolved,
     "already_reversed": AlreadyReversed,

@@ -1,23 +1,27 @@
 """Background work of settlement. Every run is bounded, may run concurrently, and may die anywhere.
 
 No job calls the rail while a unit of work is open; what it is about to ask is committed before.
+One row that the rail refuses, or that breaks, does not stop the others: it becomes a case.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import structlog
 
 from market.kernel.context import Kernel
-from market.kernel.db import UnitOfWork
-from settlement import ledger, payouts, refunds, top_ups
+from settlement import cases, cursors, ledger, payouts, refunds, top_ups
+from settlement.chargebacks import run_chargebacks
 from settlement.checkpoints import write_checkpoint
 from settlement.commands import Applied, Expire
 from settlement.errors import RailUnavailable
 from settlement.models import TopUp
-from settlement.rails.base import Chargeback
+from settlement.rails.base import RailAnswer, RailRefused
 from settlement.rails.choice import rail_of
+from settlement.reconciliation_models import CaseKind
 
 __all__ = [
     "expire_holds",
@@ -25,7 +29,6 @@ __all__ = [
     "run_payouts",
     "run_refunds",
     "run_top_ups",
-    "take_chargeback",
     "write_checkpoint",
 ]
 
@@ -61,14 +64,15 @@ async def expire_holds(kernel: Kernel) -> int:
     Starts where the last complete sweep ended: resolved holds of the past are not read again.
     """
     async with kernel.unit_of_work() as uow:
-        position = await _read_cursor(uow, _SWEEP_CURSOR)
+        position = await cursors.read_in(uow, _SWEEP_CURSOR)
         start = datetime.fromisoformat(position) if position else _START
         rows = await (await uow.raw()).fetch(_DUE_HOLDS, start, uow.now, HOLDS_PER_RUN)
         commands = [Expire(f"hold:{row['id'].hex}:expire", row["id"]) for row in rows]
         results = await ledger.post(uow, commands)
         swept_to = rows[-1]["expires_at"] if len(rows) == HOLDS_PER_RUN else uow.now
         if swept_to - SWEEP_OVERLAP > start:
-            await _write_cursor(uow, _SWEEP_CURSOR, (swept_to - SWEEP_OVERLAP).isoformat())
+            position = (swept_to - SWEEP_OVERLAP).isoformat()
+            await cursors.write_in(uow, _SWEEP_CURSOR, position)
     return sum(1 for result in results if isinstance(result, Applied) and not result.replayed)
 
 
@@ -83,10 +87,10 @@ async def run_top_ups(kernel: Kernel) -> int:
     for row in rows:
         async with kernel.unit_of_work() as uow:
             top_up = await uow.session.get_one(TopUp, row["id"])
-        try:
-            answer = await top_ups.ask_rail(rail, top_up)
-        except RailUnavailable:
-            _log.warning("rail_unavailable", top_up=str(row["id"]))
+        answer = await _asked(
+            kernel, rail.name, "top_up", top_up.id, top_ups.ask_rail(rail, top_up)
+        )
+        if answer is None:
             continue
         async with kernel.unit_of_work() as uow:
             settled = await top_ups.settle(uow, row["id"], answer)
@@ -101,49 +105,13 @@ async def run_payouts(kernel: Kernel) -> int:
         due = await payouts.claim_due(uow, RAIL_CALLS_PER_RUN, rail_name=rail.name)
     done = 0
     for request, first in due:
-        try:
-            answer = await payouts.ask_rail(rail, request, first=first)
-        except RailUnavailable:
-            _log.warning("rail_unavailable", payout=str(request.key))
+        call = payouts.ask_rail(rail, request, first=first)
+        answer = await _asked(kernel, rail.name, "payout", request.key, call)
+        if answer is None:
             continue
         async with kernel.unit_of_work() as uow:
             done += await payouts.settle(uow, request.key, answer)
     return done
-
-
-async def run_chargebacks(kernel: Kernel) -> int:
-    """Read the rail's new chargebacks and debit those parties. Returns how many."""
-    rail = rail_of(kernel)
-    name = f"chargebacks:{rail.name}"
-    async with kernel.unit_of_work() as uow:
-        position = await _read_cursor(uow, name)
-    done = 0
-    for chargeback in await rail.list_chargebacks(position, RAIL_CALLS_PER_RUN):
-        done += await take_chargeback(kernel, chargeback)
-        # After each: a chargeback is read again after a crash, never skipped.
-        async with kernel.unit_of_work() as uow:
-            await _write_cursor(uow, name, chargeback.position)
-    return done
-
-
-async def take_chargeback(kernel: Kernel, chargeback: Chargeback) -> bool:
-    """Debit a charged back top-up, or give back what the bank gave back; True if it changed."""
-    top_up_id = chargeback.charge_key
-    async with kernel.unit_of_work() as uow:
-        top_up = await uow.session.get(TopUp, top_up_id)
-    if top_up is None:
-        _log.error("chargeback_of_unknown_charge", charge=str(top_up_id))
-        return False
-    if chargeback.amount_minor == 0:
-        async with kernel.unit_of_work() as uow:
-            return await top_ups.reinstate(uow, top_up_id)
-    if top_up.status == "pending":
-        # The charge succeeded, or it could not be charged back; its own answer is still due.
-        async with kernel.unit_of_work() as uow:
-            await top_ups.settle(uow, top_up_id, top_ups.SUCCEEDED)
-    return await top_ups.charge_back_patiently(
-        kernel, top_up_id, amount_minor=chargeback.amount_minor
-    )
 
 
 async def run_refunds(kernel: Kernel) -> int:
@@ -153,27 +121,34 @@ async def run_refunds(kernel: Kernel) -> int:
         due = await refunds.claim_due(uow, RAIL_CALLS_PER_RUN, rail_name=rail.name)
     done = 0
     for request in due:
-        try:
-            answer = await rail.refund(request)
-        except RailUnavailable:
-            _log.warning("rail_unavailable", refund=str(request.key))
+        call = rail.refund(request)
+        answer = await _asked(kernel, rail.name, "refund", request.key, call)
+        if answer is None:
             continue
         async with kernel.unit_of_work() as uow:
             done += await refunds.settle(uow, request.key, answer)
     return done
 
 
-async def _read_cursor(uow: UnitOfWork, name: str) -> str:
-    position: str | None = await (await uow.raw()).fetchval(
-        "SELECT position FROM settlement.job_cursor WHERE name = $1", name
-    )
-    return position or ""
+async def _asked(
+    kernel: Kernel, rail_name: str, what: str, subject_id: UUID, call: Awaitable[RailAnswer]
+) -> RailAnswer | None:
+    """The rail's answer; None when it is unknown, or refused and now a case for operators.
 
-
-async def _write_cursor(uow: UnitOfWork, name: str, position: str) -> None:
-    await (await uow.raw()).execute(
-        "INSERT INTO settlement.job_cursor (name, position) VALUES ($1, $2) "
-        "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
-        name,
-        position,
-    )
+    A refused row stays due and is asked about again, ever less often: what somebody puts right at
+    the provider ends it.
+    """
+    try:
+        answer = await call
+    except RailUnavailable:
+        _log.warning("rail_unavailable", subject=str(subject_id), what=what)
+        return None
+    except (RailRefused, ValueError) as refusal:
+        code = refusal.code if isinstance(refusal, RailRefused) else str(refusal)
+        _log.error("rail_refused", subject=str(subject_id), what=what, code=code)
+        async with kernel.unit_of_work() as uow:
+            await cases.open_case(
+                uow, rail_name, CaseKind.REFUSED, subject_id, detail=f"{what}: {code}"
+            )
+        return None
+    return answer

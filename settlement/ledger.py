@@ -7,33 +7,32 @@ takes their locks out of order, and may be chosen as the victim of a deadlock (5
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import asyncpg
 
 from market.kernel.db import UnitOfWork
-from market.kernel.ids import new_id
 from settlement import sql
 from settlement.accounts import AccountRef
-from settlement.chain import batch_leaves
 from settlement.commands import (
     Applied,
     Capture,
     Command,
     Expire,
     Hold,
+    Linked,
     Refused,
     Result,
     Transfer,
     Void,
+    single,
     touched,
 )
 from settlement.errors import LedgerKeyRace, error_of
-from settlement.rules import AccountState, Books, decide
+from settlement.plan import Plan
+from settlement.rules import AccountState, Books
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -42,9 +41,10 @@ if TYPE_CHECKING:
 COMMANDS_MAX = 4_096
 
 
-async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
+async def post(uow: UnitOfWork, commands: Sequence[Command | Linked]) -> list[Result]:
     """Book ``commands`` in order and answer each: ``Applied``, or ``Refused`` and unchanged.
 
+    A ``Linked`` group is carried out as a whole or not at all; its members answer in its place.
     Effects: locks every touched account until the unit of work ends, writes transfers, holds
     and the memory of the keys. A key seen before gets its first answer again. Raises
     LedgerKeyRace (503) when another transaction is booking the same key on other accounts, and
@@ -52,42 +52,70 @@ async def post(uow: UnitOfWork, commands: Sequence[Command]) -> list[Result]:
     """
     if not commands:
         return []
-    if len(commands) > COMMANDS_MAX:
-        raise ValueError(f"at most {COMMANDS_MAX} commands per post, not {len(commands)}")
+    named = single(commands)
+    if len(named) > COMMANDS_MAX:
+        raise ValueError(f"at most {COMMANDS_MAX} commands per post, not {len(named)}")
+    plan = await settle(uow, commands)
+    await write(uow, plan)
+    return plan.results
+
+
+async def settle(
+    uow: UnitOfWork, commands: Sequence[Command | Linked], *, foreseen: Plan | None = None
+) -> Plan:
+    """Lock what ``commands`` touch and decide them, or find that ``foreseen`` did so rightly.
+
+    Effects: the locks, held until the unit of work ends. The plan must be given to
+    :func:`write` in the same unit of work.
+    """
     await uow.session.flush()
     connection = await uow.raw()
-    books, elapsed = await _lock_and_read(connection, uow, commands)
-    booked_at = uow.now + elapsed
-    with _collection_paused():
-        decision = decide(books, commands, now=booked_at, new_id=new_id)
-        leaves = batch_leaves(decision.entries, booked_at)
-    if decision.entries:
-        try:
-            await sql.write(
-                connection,
-                batch_id=new_id(),
-                leaves=leaves,
-                booked_at=booked_at,
-                entries=decision.entries,
-                before=books.accounts,
-                after=decision.accounts,
-            )
-        except asyncpg.UniqueViolationError as error:
-            raise LedgerKeyRace("Another process is booking the same command.") from error
-    return decision.results
+    if foreseen is not None and await sql.lock_expected(connection, foreseen.before):
+        memory, elapsed = await sql.read_memory(connection, [c.key for c in single(commands)])
+        if not memory and foreseen.timely(uow.now + elapsed):
+            foreseen.settled_at = uow.now + elapsed
+            return foreseen
+    books, elapsed = await _lock_and_read(connection, uow, single(commands))
+    plan = Plan(books, uow.now + elapsed)
+    plan.add(commands)
+    plan.settled_at = plan.booked_at
+    return plan
 
 
-async def post_strict(uow: UnitOfWork, commands: Sequence[Command]) -> list[Applied]:
+async def write(uow: UnitOfWork, plan: Plan) -> None:
+    """Write what :func:`settle` found. Raises LedgerKeyRace (503), see :func:`post`."""
+    if not plan.entries:
+        return
+    try:
+        await sql.write(
+            await uow.raw(),
+            batch=plan.rows,
+            entries=plan.entries,
+            leaves=plan.leaves,
+            before=plan.before,
+            after=plan.after,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise LedgerKeyRace("Another process is booking the same command.") from error
+
+
+async def post_strict(uow: UnitOfWork, commands: Sequence[Command | Linked]) -> list[Applied]:
     """Like :func:`post`, but all or nothing: raises the first refusal as its MarketError.
+
+    Of a refused group it is the culprit's.
 
     The exception rolls the unit of work back, so the refusal is not remembered by the ledger
     (an HTTP request's own Idempotency-Key remembers it).
     """
-    applied = []
+    applied: list[Applied] = []
+    refused: list[Refused] = []
     for result in await post(uow, commands):
         if isinstance(result, Refused):
-            raise error_of(result)
-        applied.append(result)
+            refused.append(result)
+        else:
+            applied.append(result)
+    if refused:
+        raise error_of(next((r for r in refused if r.code != "linked_refused"), refused[0]))
     return applied
 
 
@@ -165,22 +193,6 @@ async def _lock_and_read(
         memory=memory,
     )
     return books, elapsed
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Keep the cycle collector out of a stretch that only builds rows (it never awaits).
-
-    None of them is garbage yet, but their number makes it search all of them over and over: it
-    was a fifth of the processor time of a batch of 4,096.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _hold_ids(commands: Sequence[Command]) -> list[UUID]:

@@ -81,12 +81,12 @@ class Account(SQLModel, table=True):
         CheckConstraint("held >= 0", name="account_held"),
         CheckConstraint("seq >= 0", name="account_seq"),
         CheckConstraint(
-            "kind IN ('clearing', 'receivable', 'losses') OR posted - held >= 0",
+            "kind IN ('clearing', 'receivable', 'losses', 'fx') OR posted - held >= 0",
             name="account_protected",
         ),
         CheckConstraint(
             "kind IN ('available', 'receivable', 'escrow', 'frozen', 'fees', 'losses', "
-            "'clearing', 'in_transit')",
+            "'clearing', 'in_transit', 'fx')",
             name="account_kind",
         ),
         CheckConstraint(
@@ -110,12 +110,15 @@ class Account(SQLModel, table=True):
 
 
 class Batch(SQLModel, table=True):
-    """The commands that one ``post`` decided; ``root`` is their Merkle root."""
+    """The commands that one ``post`` decided; ``root`` is their Merkle root, over leaves of
+    ``format`` (see ``settlement.chain``)."""
 
     __tablename__ = "batch"
     __table_args__ = (
         CheckConstraint("octet_length(root) = 32", name="batch_root"),
         CheckConstraint("command_count > 0", name="batch_command_count"),
+        CheckConstraint("format IN (1, 2)", name="batch_format"),
+        Index("batch_booked_at", "booked_at"),
         SCHEMA,
     )
 
@@ -123,6 +126,7 @@ class Batch(SQLModel, table=True):
     root: bytes = Field(sa_column=_bytes())
     command_count: int = Field(sa_column=Column(Integer, nullable=False))
     booked_at: datetime = Field(sa_column=_time())
+    format: int = Field(sa_column=Column(SmallInteger, nullable=False))
 
 
 class Command(SQLModel, table=True):
@@ -168,6 +172,7 @@ class Transfer(SQLModel, table=True):
             unique=True,
             postgresql_where=text("reverses IS NOT NULL"),
         ),
+        Index("transfer_moved", "event_at", postgresql_where=text("event_at <> booked_at")),
         SCHEMA,
     )
 

@@ -17,12 +17,13 @@ from market.kernel.ids import new_id, show
 from market.kernel.money import Money, display
 from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
+from market.kernel.settings import Settings
 from market.parties.access import may_oversee
 from market.parties.directory import after_id, require_verified
-from settlement import ledger
+from settlement import ledger, receivables
 from settlement.accounts import AccountKind, AccountRef
 from settlement.commands import Transfer
-from settlement.errors import AmountTooSmall, PayoutNotFound
+from settlement.errors import AmountTooSmall, InsufficientFunds, PayoutNotFound
 from settlement.models import Payout, PayoutStatus
 from settlement.rails.base import PayoutRequest as RailPayout, Rail, RailAnswer, RailStatus
 from settlement.rails.choice import rail_of
@@ -47,12 +48,13 @@ RETURNING id, amount_minor, currency, destination, attempts
 async def create_payout(kernel: Kernel, actor: Actor, body: PayoutRequest) -> PayoutView:
     """Take money out of the actor's available balance towards a bank account.
 
-    Raises RoleRequired (403), PartyNotVerified (403), AmountTooSmall (422), InsufficientFunds
-    (402). The rail is asked by ``jobs.run_payouts``.
+    A debt is paid before. Raises RoleRequired (403), PartyNotVerified (403), AmountTooSmall (422),
+    InsufficientFunds (402). The rail is asked by ``jobs.run_payouts``.
     """
     actor.require(Role.SELLER)
     rail = rail_of(kernel)
-    money, minimum = body.money, kernel.settings.payout_minimum_minor
+    money = body.money
+    minimum = minimum_of(kernel.settings, money.currency)
     if money.amount_minor < minimum:
         raise AmountTooSmall(
             f"The smallest payout is {display(minimum, money.currency)}.",
@@ -61,25 +63,54 @@ async def create_payout(kernel: Kernel, actor: Actor, body: PayoutRequest) -> Pa
     async with kernel.unit_of_work() as uow:
         await require_verified(uow, actor.party_id)
         destination = await rail.destination_of(uow, actor.party_id, body.destination, money)
-        payout = Payout(
-            id=new_id(),
-            party_id=actor.party_id,
-            amount_minor=money.amount_minor,
-            currency=money.currency,
-            destination=destination,
-            rail=rail.name,
-            status=PayoutStatus.PENDING,
-            attempts=0,
-            next_attempt_at=uow.now,
-            created_at=uow.now,
-            updated_at=uow.now,
+        purse = await receivables.lock_purse(
+            uow, actor.party_id, money.currency, in_transit(money.currency)
         )
-        uow.session.add(payout)
-        await _move(uow, payout, "start", AccountKind.AVAILABLE, AccountKind.IN_TRANSIT)
-        _emit(uow, payout)
+        if purse.debt and purse.free < money.amount_minor:
+            raise InsufficientFunds(
+                f"Your debt of {display(purse.debt, money.currency)} is paid first; "
+                f"{display(purse.free, money.currency)} can be paid out.",
+                param="money.amount_minor",
+            )
+        payout, start = open_payout(uow, actor.party_id, money, destination, rail_name=rail.name)
+        netting = purse.netting()
+        commands = [start] if netting is None else [netting, start]
+        await ledger.post_strict(uow, commands)
         view = view_of(payout)
         await uow.answer(view, headers={"Location": f"/v1/payouts/{show('pay', view.id)}"})
     return view
+
+
+def minimum_of(settings: Settings, currency: str) -> int:
+    """The smallest payout of a currency, in minor units."""
+    return settings.payout_minimums.get(currency, settings.payout_minimum_minor)
+
+
+def in_transit(currency: str) -> AccountRef:
+    """The account of money that has left a balance and is not at its bank yet."""
+    return AccountRef(AccountKind.IN_TRANSIT, None, currency)
+
+
+def open_payout(
+    uow: UnitOfWork, party_id: UUID, money: Money, destination: str, *, rail_name: str
+) -> tuple[Payout, Transfer]:
+    """A pending payout, and the transfer that takes its money: the caller posts it."""
+    payout = Payout(
+        id=new_id(),
+        party_id=party_id,
+        amount_minor=money.amount_minor,
+        currency=money.currency,
+        destination=destination,
+        rail=rail_name,
+        status=PayoutStatus.PENDING,
+        attempts=0,
+        next_attempt_at=uow.now,
+        created_at=uow.now,
+        updated_at=uow.now,
+    )
+    uow.session.add(payout)
+    _emit(uow, payout)
+    return payout, _transfer(payout, "start", AccountKind.AVAILABLE, AccountKind.IN_TRANSIT)
 
 
 async def claim_due(
@@ -180,13 +211,17 @@ def view_of(payout: Payout) -> PayoutView:
 async def _move(
     uow: UnitOfWork, payout: Payout, step: str, source: AccountKind, target: AccountKind
 ) -> None:
+    await ledger.post_strict(uow, [_transfer(payout, step, source, target)])
+
+
+def _transfer(payout: Payout, step: str, source: AccountKind, target: AccountKind) -> Transfer:
     def account(kind: AccountKind) -> AccountRef:
         owner = payout.party_id if kind is AccountKind.AVAILABLE else None
         return AccountRef(kind, owner, payout.currency)
 
     legs = ((account(source), -payout.amount_minor), (account(target), payout.amount_minor))
     key = f"payout:{payout.id.hex}:{step}"
-    await ledger.post_strict(uow, [Transfer(key, f"payout_{step}", legs, memo_id=payout.id)])
+    return Transfer(key, f"payout_{step}", legs, memo_id=payout.id)
 
 
 def _emit(uow: UnitOfWork, payout: Payout) -> None:

@@ -1,10 +1,11 @@
 """API shapes of settlement."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from market.kernel.ids import AccountId, PartyId, PayoutId, TopUpId, TransferId
 from market.kernel.money import BalanceMinor, Currency, Money
@@ -27,6 +28,7 @@ DestinationToken = Annotated[
     StringConstraints(pattern=r"^dst_[a-z0-9_]{1,60}$"),
     Field(description="A bank account token of the payment provider.", examples=["dst_success"]),
 ]
+JWKS_PATH = "/.well-known/jwks.json"
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -91,12 +93,20 @@ class AccountView(Schema):
     posting_count: int = Field(ge=0)
 
 
+class Basis(StrEnum):
+    """Which time counts: ``booking`` (when it was booked) or ``event`` (when it happened)."""
+
+    BOOKING = "booking"
+    EVENT = "event"
+
+
 class BalanceView(Schema):
-    """The posted balance at a moment, by booking time."""
+    """The posted balance at a moment, by booking time or by event time."""
 
     account_id: AccountId
     currency: Currency
     as_of: datetime
+    by: Basis
     posted_minor: BalanceMinor
     posting_count: int = Field(ge=0)
 
@@ -114,6 +124,27 @@ class PostingView(Schema):
     balance_minor: BalanceMinor
     event_at: datetime
     booked_at: datetime
+
+
+class StatementView(Schema):
+    """A period of an account, from ``from`` to before ``until``."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    account_id: AccountId
+    kind: AccountKind
+    currency: Currency
+    by: Basis
+    from_: datetime = Field(alias="from")
+    until: datetime
+    opening_minor: BalanceMinor
+    closing_minor: BalanceMinor
+    credit_minor: BalanceMinor
+    debit_minor: BalanceMinor
+    line_count: int = Field(ge=0)
+    lines: list[PostingView] = Field(
+        description="Oldest first; `balance_minor` is the one after the line."
+    )
 
 
 class TrialBalanceLine(Schema):
@@ -151,3 +182,6 @@ class CheckpointView(Schema):
     hash: Sha256Hex
     jws: str = Field(description='Compact JWS, typ "ledger-checkpoint+jws".')
     created_at: datetime
+    jwks_uri: str = Field(
+        default=JWKS_PATH, description="Where the keys are that the JWS is to be checked with."
+    )

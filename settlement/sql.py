@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from settlement.accounts import AccountRef
-from settlement.chain import Entry, TransferRow, merkle_root
+from settlement.chain import LEAF_FORMAT, Entry, merkle_root
 from settlement.commands import Applied, Refused, Result
-from settlement.copying import COMMAND_COLUMNS, TRANSFER_COLUMNS, command_rows, transfer_rows
+from settlement.copying import (
+    COMMAND_COLUMNS,
+    COPY_FROM_ENTRIES,
+    POSTING_COLUMNS,
+    TRANSFER_COLUMNS,
+    CopiedBatch,
+)
 from settlement.rules import AccountState, HoldState, Memory, PastTransfer
 
 if TYPE_CHECKING:
@@ -39,6 +45,15 @@ WHERE id = ANY($1::uuid[])
   AND (SELECT count(*) FROM settlement.account WHERE id = ANY($1::uuid[])) = cardinality($1::uuid[])
 ORDER BY id FOR NO KEY UPDATE
 """
+# The same, but says only how many rows are in the expected state: a guess is checked without
+# reading thousands of rows into Python.
+_LOCK_EXPECTED = """
+SELECT count(*) FROM (
+    SELECT id, posted, held, seq FROM settlement.account
+    WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+) a JOIN unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[]) AS u(id, posted, held, seq)
+    ON a.id = u.id AND a.posted = u.posted AND a.held = u.held AND a.seq = u.seq
+"""
 # Always after the locks, in a statement of its own, so that it sees what their last owner
 # committed. The elapsed time makes booking times grow along every account's seq.
 _READ_MEMORY = """
@@ -60,46 +75,48 @@ SELECT t.id, t.reverses IS NOT NULL AS is_reversal, p.account_id, p.amount,
 FROM settlement.transfer t JOIN settlement.posting p ON p.transfer_id = t.id
 WHERE t.id = ANY($1::uuid[])
 """
-# One statement, one snapshot: triggers see all of it at its end. The balances are relative and
-# guarded by seq, so a state read without a lock can never be written.
-_MOVES = """
+# What frees money comes first, what reserves it last (with the new holds), and the postings move
+# their accounts by their trigger in between: each row keeps posted >= held at every step.
+_FREE = """
 WITH new_batch AS (
-    INSERT INTO settlement.batch (id, root, command_count, booked_at) VALUES ($1, $2, $3, $4)
-), changed AS (
-    UPDATE settlement.account a
-    SET posted = a.posted + u.posted, held = a.held + u.held, seq = a.seq + u.steps
-    FROM unnest($5::uuid[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
-         AS u(id, posted, held, steps, seq)
-    WHERE a.id = u.id AND a.seq = u.seq
-    RETURNING 1
+    INSERT INTO settlement.batch (id, root, command_count, booked_at, format)
+    VALUES ($1, $2, $3, $4, $5)
+), freed AS (
+    UPDATE settlement.account a SET held = u.held FROM unnest($6::uuid[], $7::bigint[])
+        AS u(id, held) WHERE a.id = u.id RETURNING 1"""
+_APPENDED = """
 ), new_posting AS (
     INSERT INTO settlement.posting (account_id, seq, transfer_id, currency, amount, balance)
-    SELECT * FROM unnest($10::uuid[], $11::bigint[], $12::uuid[], $13::text[], $14::bigint[],
-                         $15::bigint[])"""
-_APPENDED = """
+    SELECT * FROM unnest($8::uuid[], $9::bigint[], $10::uuid[], $11::text[], $12::bigint[],
+                         $13::bigint[])
 ), new_transfer AS (
     INSERT INTO settlement.transfer (id, kind, memo_id, reverses, event_at, booked_at)
-    SELECT u.*, $4 FROM unnest($16::uuid[], $17::text[], $18::uuid[], $19::uuid[],
-                               $20::timestamptz[]) AS u
+    SELECT u.*, $4 FROM unnest($14::uuid[], $15::text[], $16::uuid[], $17::uuid[],
+                               $18::timestamptz[]) AS u
 ), new_command AS (
     INSERT INTO settlement.command (batch_id, ordinal, key, body_hash, leaf_hash, type,
                                     transfer_id, hold_id, resolved_hold_id, code, detail)
     SELECT $1, u.n - 1, u.key, u.body_hash, u.leaf_hash, u.type, u.transfer_id, u.hold_id,
            u.resolved, u.code, u.detail
-    FROM unnest($21::text[], $22::bytea[], $23::bytea[], $24::text[], $25::uuid[], $26::uuid[],
-                $27::uuid[], $28::text[], $29::text[]) WITH ORDINALITY
+    FROM unnest($19::text[], $20::bytea[], $21::bytea[], $22::text[], $23::uuid[], $24::uuid[],
+                $25::uuid[], $26::text[], $27::text[]) WITH ORDINALITY
          AS u(key, body_hash, leaf_hash, type, transfer_id, hold_id, resolved, code, detail, n)"""
-_CHANGED = """
+_COUNTED = """
 )
-SELECT count(*) FROM changed
+SELECT count(*) FROM freed
 """
-_WRITE_ALL = _MOVES + _APPENDED + _CHANGED
-_WRITE_MOVES = _MOVES + _CHANGED
-# From here on two COPYs are cheaper than arrays in the statement; below, one round trip is.
-COPY_FROM_ENTRIES = 128
+_WRITE_ALL = _FREE + _APPENDED + _COUNTED
+_WRITE_BATCH = _FREE + _COUNTED
 _WRITE_HOLDS = """
-INSERT INTO settlement.hold (id, account_id, amount, expires_at, memo_id, created_at)
-SELECT u.*, $6 FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::uuid[]) AS u
+WITH reserved AS (
+    UPDATE settlement.account a SET held = u.held FROM unnest($7::uuid[], $8::bigint[])
+        AS u(id, held) WHERE a.id = u.id RETURNING 1
+), new_hold AS (
+    INSERT INTO settlement.hold (id, account_id, amount, expires_at, memo_id, created_at)
+    SELECT u.*, $6
+    FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::uuid[]) AS u
+)
+SELECT count(*) FROM reserved
 """
 _WRITE_RESOLUTIONS = """
 INSERT INTO settlement.hold_resolution (hold_id, outcome, captured, resolved_at)
@@ -134,6 +151,43 @@ async def lock_accounts(
         identity: AccountState(by_id[identity], posted, held, seq)
         for identity, posted, held, seq in rows
     }
+
+
+async def lock_expected(
+    connection: asyncpg.Connection[Any], expected: Mapping[UUID, AccountState]
+) -> bool:
+    """Lock accounts like :func:`lock_accounts`; whether all exist and are as ``expected``."""
+    states = expected.values()
+    found: int = await connection.fetchval(
+        _LOCK_EXPECTED,
+        list(expected),
+        [state.posted for state in states],
+        [state.held for state in states],
+        [state.seq for state in states],
+    )
+    return found == len(expected)
+
+
+async def read_accounts(
+    connection: asyncpg.Connection[Any], refs: Sequence[AccountRef]
+) -> tuple[dict[UUID, AccountState], datetime | None]:
+    """The states of ``refs`` as last committed, and when the newest of them was booked.
+
+    Takes no lock. Accounts never used have zeros.
+    """
+    rows = await connection.fetch(
+        "SELECT a.id, a.posted, a.held, a.seq, (SELECT t.booked_at FROM settlement.posting p "
+        "JOIN settlement.transfer t ON t.id = p.transfer_id "
+        "WHERE p.account_id = a.id AND p.seq = a.seq) "
+        "FROM settlement.account a WHERE a.id = ANY($1::uuid[])",
+        [ref.id for ref in refs],
+    )
+    found = {row[0]: row for row in rows}
+    states = {}
+    for ref in refs:
+        _, posted, held, seq, _ = found.get(ref.id, (None, 0, 0, 0, None))
+        states[ref.id] = AccountState(ref, posted, held, seq)
+    return states, max((row[4] for row in rows if row[4] is not None), default=None)
 
 
 async def read_memory(
@@ -186,56 +240,54 @@ async def read_transfers(
 async def write(
     connection: asyncpg.Connection[Any],
     *,
-    batch_id: UUID,
-    leaves: Sequence[bytes],
-    booked_at: datetime,
+    batch: CopiedBatch,
     entries: Sequence[Entry],
+    leaves: Sequence[bytes],
     before: Mapping[UUID, AccountState],
     after: Mapping[UUID, AccountState],
 ) -> None:
-    """Write a decided batch: balances folded per account, then everything it appended.
+    """Write a decided batch; the trigger on postings moves the balances.
 
-    Raises AssertionError when an account is not in the state that was locked (a bug: the
-    transaction must roll back) and asyncpg's UniqueViolationError for a key that another
-    transaction booked on unrelated accounts.
+    From COPY_FROM_ENTRIES on ``batch`` must hold all entries, below it is not read. Raises
+    asyncpg's CheckViolationError when an account is not in the state that was locked (a bug: the
+    transaction must roll back) and UniqueViolationError for a key that another transaction
+    booked on unrelated accounts.
     """
-    moved = list(after.items())
-    transfers = [entry.transfer for entry in entries if entry.transfer is not None]
-    legs = [(transfer.id, posting) for transfer in transfers for posting in transfer.postings]
+    held = [(i, before[i].held, state.held) for i, state in after.items()]
+    freed = [(i, new) for i, old, new in held if new < old]
+    reserved = [(i, new) for i, old, new in held if new > old]
     moves = (
-        batch_id,
+        batch.batch_id,
         merkle_root(leaves),
         len(entries),
-        booked_at,
-        [identity for identity, _ in moved],
-        [state.posted - before[identity].posted for identity, state in moved],
-        [state.held - before[identity].held for identity, state in moved],
-        [state.seq - before[identity].seq for identity, state in moved],
-        [before[identity].seq for identity, _ in moved],
+        batch.booked_at,
+        LEAF_FORMAT,
+        [identity for identity, _ in freed],
+        [amount for _, amount in freed],
+    )
+    if len(entries) < COPY_FROM_ENTRIES:
+        found = await connection.fetchval(_WRITE_ALL, *moves, *_appended(entries, leaves))
+    else:
+        assert batch.entries == len(entries), "entries were left out of the copy"
+        found = await connection.fetchval(_WRITE_BATCH, *moves)
+        # Transfers first: the trigger on postings looks for theirs.
+        await _copy(connection, "transfer", batch.transfers(), TRANSFER_COLUMNS)
+        await _copy(connection, "posting", batch.postings(), POSTING_COLUMNS)
+        await _copy(connection, "command", batch.commands(), COMMAND_COLUMNS)
+    assert found == len(freed), "an account with a hold does not exist"
+    await _write_holds(connection, entries, batch.booked_at, reserved)
+
+
+def _appended(entries: Sequence[Entry], leaves: Sequence[bytes]) -> tuple[Sequence[object], ...]:
+    transfers = [entry.transfer for entry in entries if entry.transfer is not None]
+    legs = [(transfer.id, posting) for transfer in transfers for posting in transfer.postings]
+    return (
         [posting.account_id for _, posting in legs],
         [posting.seq for _, posting in legs],
         [transfer_id for transfer_id, _ in legs],
         [posting.currency for _, posting in legs],
         [posting.amount for _, posting in legs],
         [posting.balance for _, posting in legs],
-    )
-    if len(entries) < COPY_FROM_ENTRIES:
-        appended = _appended(transfers, entries, leaves)
-        changed = await connection.fetchval(_WRITE_ALL, *moves, *appended)
-    else:
-        # Transfers first: the trigger on postings looks for theirs.
-        await _copy(connection, "transfer", transfer_rows(transfers, booked_at), TRANSFER_COLUMNS)
-        changed = await connection.fetchval(_WRITE_MOVES, *moves)
-        commands = command_rows(batch_id, entries, leaves)
-        await _copy(connection, "command", commands, COMMAND_COLUMNS)
-    assert changed == len(moved), f"{changed} of {len(moved)} accounts were in the locked state"
-    await _write_holds(connection, entries, booked_at)
-
-
-def _appended(
-    transfers: Sequence[TransferRow], entries: Sequence[Entry], leaves: Sequence[bytes]
-) -> tuple[Sequence[object], ...]:
-    return (
         [transfer.id for transfer in transfers],
         [transfer.kind for transfer in transfers],
         [transfer.memo_id for transfer in transfers],
@@ -266,12 +318,19 @@ async def _copy(
 
 
 async def _write_holds(
-    connection: asyncpg.Connection[Any], entries: Sequence[Entry], booked_at: datetime
+    connection: asyncpg.Connection[Any],
+    entries: Sequence[Entry],
+    booked_at: datetime,
+    reserved: Sequence[tuple[UUID, int]],
 ) -> None:
     holds = [entry.hold for entry in entries if entry.hold is not None]
     if holds:
         columns = [list(column) for column in zip(*holds, strict=True)]
-        await connection.execute(_WRITE_HOLDS, *columns, booked_at)
+        ids, amounts = [identity for identity, _ in reserved], [amount for _, amount in reserved]
+        found = await connection.fetchval(_WRITE_HOLDS, *columns, booked_at, ids, amounts)
+        assert found == len(reserved), "an account with a hold does not exist"
+    else:
+        assert not reserved, "money is reserved by holds only"
     resolutions = [entry.resolution for entry in entries if entry.resolution is not None]
     if resolutions:
         columns = [list(column) for column in zip(*resolutions, strict=True)]

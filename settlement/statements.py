@@ -1,4 +1,4 @@
-"""Reading the ledger: accounts, statements, balances as of a moment, the trial balance.
+"""Reading the ledger: accounts, their postings, the trial balance, checkpoints.
 
 A party reads its own accounts (available, receivable); every other account, and those of other
 parties, answer 404 except to operators and regulators.
@@ -7,7 +7,7 @@ parties, answer 404 except to operators and regulators.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_
@@ -24,7 +24,6 @@ from settlement.errors import AccountNotFound
 from settlement.models import Account, Checkpoint
 from settlement.schemas import (
     AccountView,
-    BalanceView,
     CheckpointView,
     PostingView,
     TrialBalance,
@@ -101,7 +100,7 @@ async def list_accounts(
 async def get_account(kernel: Kernel, actor: Actor, account_id: UUID) -> AccountView:
     """One visible account. Raises AccountNotFound."""
     async with kernel.unit_of_work() as uow:
-        return _account_view(await _visible(uow, actor, account_id))
+        return _account_view(await visible(uow, actor, account_id))
 
 
 async def list_postings(
@@ -115,7 +114,7 @@ async def list_postings(
             raise BadCursor(param="after")
         before = int(key[0])
     async with kernel.unit_of_work() as uow:
-        await _visible(uow, actor, account_id)
+        await visible(uow, actor, account_id)
         rows = await _postings(await uow.raw(), account_id, before=before, limit=page.limit + 1)
     return Page[PostingView].of(rows, page.limit, [(row.seq,) for row in rows])
 
@@ -125,22 +124,44 @@ async def history(uow: UnitOfWork, ref: AccountRef, *, limit: int = 200) -> list
     return await _postings(await uow.raw(), ref.id, before=_SEQ_END, limit=limit)
 
 
-async def balance_as_of(
-    kernel: Kernel, actor: Actor, account_id: UUID, as_of: datetime | None
-) -> BalanceView:
-    """The posted balance at ``as_of`` (default: now), by booking time. Raises AccountNotFound."""
-    async with kernel.unit_of_work() as uow:
-        account = await _visible(uow, actor, account_id)
-        moment = as_of or uow.now
-        row = await (await uow.raw()).fetchrow(_AS_OF, account_id, moment)
-    assert row is not None
-    return BalanceView(
-        account_id=account_id,
-        currency=account.currency,
-        as_of=moment,
-        posted_minor=row["posted"],
-        posting_count=row["seq"],
+async def credited_since(uow: UnitOfWork, ref: AccountRef, moment: datetime) -> int:
+    """Minor units that came onto an account after ``moment``, by booking time."""
+    connection = await uow.raw()
+    row = await connection.fetchrow(_AS_OF, ref.id, moment)
+    if row is None:
+        return 0
+    credited: int = await connection.fetchval(
+        "SELECT coalesce(sum(amount) FILTER (WHERE amount > 0), 0)::bigint "
+        "FROM settlement.posting WHERE account_id = $1 AND seq > $2",
+        ref.id,
+        row["seq"],
     )
+    return credited
+
+
+async def posted_range(
+    uow: UnitOfWork, ref: AccountRef, since: datetime, until: datetime
+) -> tuple[int, int]:
+    """The numbers of an account's postings in (``since``, ``until``]: after the first, to the
+    second. Equal when there are none."""
+    connection = await uow.raw()
+    rows = [await connection.fetchrow(_AS_OF, ref.id, moment) for moment in (since, until)]
+    first, last = (0 if row is None else int(row["seq"]) for row in rows)
+    return first, last
+
+
+class Booked(NamedTuple):
+    """A balance in minor units and how many postings made it."""
+
+    posted: int
+    postings: int
+
+
+async def booked_as_of(connection: Connection[Any], account_id: UUID, moment: datetime) -> Booked:
+    """What was booked on an existing account up to ``moment``, that moment included."""
+    row = await connection.fetchrow(_AS_OF, account_id, moment)
+    assert row is not None
+    return Booked(row["posted"], row["seq"])
 
 
 async def trial_balance(kernel: Kernel, actor: Actor) -> TrialBalance:
@@ -191,7 +212,8 @@ async def _postings(
     return [PostingView(**row) for row in rows]
 
 
-async def _visible(uow: UnitOfWork, actor: Actor, account_id: UUID) -> Account:
+async def visible(uow: UnitOfWork, actor: Actor, account_id: UUID) -> Account:
+    """The account, if the actor may see it. Raises AccountNotFound."""
     account = await uow.session.get(Account, account_id)
     own = account is not None and account.kind in PARTY_KINDS and account.owner == actor.party_id
     if account is None or not (own or _sees_all(actor)):

@@ -27,12 +27,11 @@ from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.access import may_oversee
 from market.parties.directory import after_id
-from settlement import escrow, ledger
+from settlement import ledger
 from settlement.accounts import AccountKind, AccountRef
-from settlement.commands import Applied, Leg, Transfer
+from settlement.commands import Transfer
 from settlement.errors import (
     CardDeclined,
-    InsufficientFunds,
     NotChallenged,
     RailUnavailable,
     TopUpNotFound,
@@ -46,7 +45,6 @@ from settlement.schemas import TopUpRequest, TopUpView
 
 # How long a request may take before the job asks the rail in its place.
 LEASE = timedelta(seconds=30)
-CHARGEBACK_ATTEMPTS_MAX = 5
 SUCCEEDED = RailAnswer(RailStatus.SUCCEEDED)
 
 _log = structlog.get_logger(__name__)
@@ -111,62 +109,8 @@ async def settle(uow: UnitOfWork, top_up_id: UUID, answer: RailAnswer) -> TopUp:
         )
         key = _key(top_up, "credit")
         await ledger.post_strict(uow, [Transfer(key, "top_up", legs, memo_id=top_up.id)])
-    _emit(uow, top_up)
+    emit(uow, top_up)
     return top_up
-
-
-async def charge_back(uow: UnitOfWork, top_up_id: UUID, *, amount_minor: int | None = None) -> bool:
-    """The cardholder's bank took the money back: debit the party, what is missing as its debt.
-
-    ``amount_minor`` None is the whole top-up. What was refunded already is not taken twice.
-    Returns whether anything was done. Raises InsufficientFunds when the balance moved while it
-    was being read; call again in a new unit of work.
-    """
-    top_up = await lock_top_up(uow, top_up_id)
-    if top_up.status != TopUpStatus.SUCCEEDED:
-        return False
-    if await ledger.recall(uow, _key(top_up, "reinstate")) is not None:
-        return False
-    top_up.status = TopUpStatus.CHARGED_BACK
-    top_up.updated_at = uow.now
-    taken = min(
-        top_up.amount_minor if amount_minor is None else amount_minor,
-        top_up.amount_minor - await refunded_minor(uow, top_up_id),
-    )
-    if taken <= 0:
-        _emit(uow, top_up)
-        return True
-    available = _available(top_up)
-    # Read without a lock (locks are taken in one order, by post); post refuses if it moved.
-    paid = min(taken, await escrow.balance(uow, available))
-    legs: list[Leg] = [(AccountRef(AccountKind.CLEARING, None, top_up.currency), taken)]
-    if paid:
-        legs.append((available, -paid))
-    if paid < taken:
-        debt = AccountRef(AccountKind.RECEIVABLE, top_up.party_id, top_up.currency)
-        legs.append((debt, paid - taken))
-    key = _key(top_up, "chargeback")
-    await ledger.post_strict(uow, [Transfer(key, "chargeback", tuple(legs), memo_id=top_up.id)])
-    _emit(uow, top_up)
-    return True
-
-
-async def reinstate(uow: UnitOfWork, top_up_id: UUID) -> bool:
-    """The bank gave a charged back payment back: undo the debit. Returns whether anything was done.
-
-    A charge can be charged back once (the ledger key remembers it), so this is final.
-    """
-    top_up = await lock_top_up(uow, top_up_id)
-    if top_up.status != TopUpStatus.CHARGED_BACK:
-        return False
-    top_up.status = TopUpStatus.SUCCEEDED
-    top_up.updated_at = uow.now
-    done = await ledger.recall(uow, _key(top_up, "chargeback"))
-    if isinstance(done, Applied) and done.transfer_id is not None:
-        key = _key(top_up, "reinstate")
-        await ledger.reverse(uow, key, done.transfer_id, memo_id=top_up.id)
-    _emit(uow, top_up)
-    return True
 
 
 async def refunded_minor(uow: UnitOfWork, top_up_id: UUID) -> int:
@@ -177,20 +121,6 @@ async def refunded_minor(uow: UnitOfWork, top_up_id: UUID) -> int:
         top_up_id,
     )
     return int(refunded)
-
-
-async def charge_back_patiently(
-    kernel: Kernel, top_up_id: UUID, *, amount_minor: int | None = None
-) -> bool:
-    """:func:`charge_back` in its own unit of work, again when the balance was being spent."""
-    for attempt in range(CHARGEBACK_ATTEMPTS_MAX):
-        try:
-            async with kernel.unit_of_work() as uow:
-                return await charge_back(uow, top_up_id, amount_minor=amount_minor)
-        except InsufficientFunds:
-            if attempt + 1 == CHARGEBACK_ATTEMPTS_MAX:
-                raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 async def ask_rail(rail: Rail, top_up: TopUp) -> RailAnswer:
@@ -325,7 +255,8 @@ def _available(top_up: TopUp) -> AccountRef:
     return AccountRef(AccountKind.AVAILABLE, top_up.party_id, top_up.currency)
 
 
-def _emit(uow: UnitOfWork, top_up: TopUp) -> None:
+def emit(uow: UnitOfWork, top_up: TopUp) -> None:
+    """Tell the party its top-up's new state."""
     uow.emit(
         f"top_up.{top_up.status}",
         top_up.id,

@@ -7,21 +7,20 @@ for; then every account, posting by posting. A finding names the first bad row i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
-import orjson
 
 from market.kernel.db import plain_url
-from market.kernel.security import InvalidToken, verify_with_jwks
 from settlement.accounts import AccountRef
 from settlement.chain import (
     GENESIS_HASH,
+    LEAF_FORMATS,
     Entry,
     HoldRow,
     PostingRow,
@@ -32,24 +31,27 @@ from settlement.chain import (
     link_hash,
     merkle_root,
 )
-from settlement.checkpoints import CHECKPOINT_TYP
 from settlement.commands import micros
+from settlement.verify_checkpoints import check_file, check_stored
+from settlement.verify_orphans import check_orphans
+from settlement.verify_report import FINDINGS_MAX, Finding, Progress, Report
+
+__all__ = ["FINDINGS_MAX", "Finding", "Progress", "Report", "snapshot", "verify_ledger"]
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[Any]
     Record: TypeAlias = asyncpg.Record
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-
-# Enough to see the extent of damage; a broken ledger must not fill memory with findings.
-FINDINGS_MAX = 20
 LINKS_PER_READ = 512
 COMMANDS_PER_READ = 4_096
 POSTINGS_PER_READ = 5_000
 _STATEMENT_TIMEOUT_MS = 600_000
+# Of the rows under one leaf, how many a finding names.
+LEG_NAMES_MAX = 8
 
 _LINKS = """
-SELECT l.number, l.batch_id, l.prev_hash, l.hash, b.root, b.command_count, b.booked_at
+SELECT l.number, l.batch_id, l.prev_hash, l.hash, b.root, b.command_count, b.booked_at,
+       b.format
 FROM settlement.chain_link l LEFT JOIN settlement.batch b ON b.id = l.batch_id
 WHERE l.number > $1 ORDER BY l.number LIMIT $2
 """
@@ -90,104 +92,68 @@ _TOTALS = """
 SELECT currency, sum(posted)::numeric::text AS total FROM settlement.account
 GROUP BY currency HAVING sum(posted) <> 0 ORDER BY currency
 """
-# Rows that no command in the chain accounts for: written past the ledger.
-_ORPHANS = {
-    "batch": (
-        "SELECT b.id::text FROM settlement.batch b WHERE NOT EXISTS (SELECT 1 FROM "
-        "settlement.chain_link l WHERE l.batch_id = b.id) ORDER BY b.id LIMIT 1"
-    ),
-    "command": (
-        "SELECT c.key FROM settlement.command c WHERE NOT EXISTS (SELECT 1 FROM "
-        "settlement.chain_link l WHERE l.batch_id = c.batch_id) ORDER BY c.key LIMIT 1"
-    ),
-    "transfer": (
-        "SELECT t.id::text FROM settlement.transfer t WHERE NOT EXISTS (SELECT 1 FROM "
-        "settlement.command c WHERE c.transfer_id = t.id) ORDER BY t.id LIMIT 1"
-    ),
-    "posting": (
-        "SELECT p.account_id::text || '/' || p.seq FROM settlement.posting p WHERE NOT EXISTS "
-        "(SELECT 1 FROM settlement.command c WHERE c.transfer_id = p.transfer_id) "
-        "ORDER BY p.account_id, p.seq LIMIT 1"
-    ),
-    "hold": (
-        "SELECT h.id::text FROM settlement.hold h WHERE NOT EXISTS (SELECT 1 FROM "
-        "settlement.command c WHERE c.hold_id = h.id) ORDER BY h.id LIMIT 1"
-    ),
-    "hold_resolution": (
-        "SELECT r.hold_id::text FROM settlement.hold_resolution r WHERE NOT EXISTS (SELECT 1 FROM "
-        "settlement.command c WHERE c.resolved_hold_id = r.hold_id) ORDER BY r.hold_id LIMIT 1"
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One broken fact: which check, in which table, which row, and what is wrong with it."""
-
-    check: str
-    table: str
-    row: str
-    detail: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What was read and what is wrong. ``ok`` when nothing is."""
-
-    links: int = 0
-    commands: int = 0
-    transfers: int = 0
-    postings: int = 0
-    accounts: int = 0
-    checkpoints: int = 0
-    head_number: int = 0
-    head_hash: str = GENESIS_HASH.hex()
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.findings
-
-    def add(self, check: str, table: str, row: object, detail: str) -> None:
-        """Note a finding, up to FINDINGS_MAX."""
-        if len(self.findings) < FINDINGS_MAX:
-            self.findings.append(Finding(check, table, str(row), detail))
 
 
 async def verify_ledger(
     database_url: str,
     *,
-    since: int | None = None,
+    since: int | datetime | None = None,
     checkpoint: Path | None = None,
     jwks: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Check the whole ledger, or with ``since`` the chain after that link number.
+    """Check the whole ledger, or with ``since`` the chain after that link or from that moment.
 
-    With ``since`` the link itself is trusted and the account pass is left out; balances, holds
-    and totals are always checked. ``checkpoint`` is a file of signed checkpoints (one JSON per
-    line, as ``settlement.checkpoints`` writes) whose signatures are checked against ``jwks`` and
-    whose hashes must be in the chain. ``progress(phase, done, total)`` is called now and then.
+    With ``since`` the link before is trusted and the passes over all rows are left out, which
+    the report says; balances, holds and totals are always checked. ``checkpoint`` is a file of
+    signed checkpoints (one JSON per line, as ``settlement.checkpoints`` writes) whose hashes must
+    be in the chain. ``jwks`` judges signatures, there and in the database; without it those in
+    the database are not judged. ``progress(phase, done, total)`` is called now and then.
     Raises asyncpg errors when the database cannot be read, OSError for an unreadable file.
     """
     report = Report()
     tell = progress or (lambda phase, done, total: None)
-    async with _snapshot(database_url) as connection:
-        await _check_chain(connection, report, tell, since=since or 0)
+    async with snapshot(database_url) as connection:
+        if since is not None:
+            report.since = await _start(connection, since)
+            if report.since:
+                report.skipped += [
+                    f"batches 1 to {report.since}: their link is trusted as it stands",
+                    "every account posting by posting",
+                    "rows outside the chain",
+                ]
+        await _check_chain(connection, report, tell, since=report.since)
         await _check_totals(connection, report)
-        if since is None:
+        if not report.since:
             await _check_accounts(connection, report, tell)
-            for table, query in _ORPHANS.items():
-                row = await connection.fetchval(query)
-                if row is not None:
-                    report.add("unchained", table, row, "no command in the chain made this row")
+            await check_orphans(connection, report, tell)
+        if jwks is None:
+            report.skipped.append("signatures of checkpoints: no keys were given")
+        await check_stored(connection, report, tell, jwks)
         if checkpoint is not None:
-            await _check_checkpoints(connection, report, checkpoint, jwks or {})
+            await check_file(connection, report, checkpoint, jwks or {})
     return report
 
 
+async def _start(connection: Connection, since: int | datetime) -> int:
+    """The link to trust: the one named, or the last before everything booked from a moment on."""
+    if isinstance(since, int):
+        return since
+    # Batches commit in another order than they were booked, by moments: the first of the chain
+    # counts, so that nothing from ``since`` on is left out.
+    number: int | None = await connection.fetchval(
+        "SELECT min(l.number) - 1 FROM settlement.batch b"
+        " JOIN settlement.chain_link l ON l.batch_id = b.id WHERE b.booked_at >= $1",
+        since,
+    )
+    if number is None:
+        number = await connection.fetchval("SELECT number FROM settlement.chain_head")
+    return number or 0
+
+
 @asynccontextmanager
-async def _snapshot(database_url: str) -> AsyncIterator[Connection]:
+async def snapshot(database_url: str) -> AsyncIterator[Connection]:
+    """One read-only snapshot of the database, on a connection of its own."""
     connection = await asyncpg.connect(
         plain_url(database_url),
         timeout=10,
@@ -286,7 +252,17 @@ def _check_batch(
     if link["root"] is None:
         report.add("chain", "batch", link["batch_id"], f"link {link['number']} has no batch")
         return
-    if [row["ordinal"] for row in rows] != list(range(link["command_count"])):
+    if link["format"] not in LEAF_FORMATS:
+        detail = f"link {link['number']}: no leaf format {link['format']}"
+        report.add("chain", "batch", link["batch_id"], detail)
+        return
+    moved = [row for place, row in enumerate(rows) if row["ordinal"] != place]
+    if moved:
+        # One that was moved past the end shifts those behind it: it is the one to name.
+        row = moved[-1] if moved[-1]["ordinal"] >= link["command_count"] else moved[0]
+        detail = f"link {link['number']}: {row['ordinal']} is not its place"
+        report.add("chain", "command", row["key"], detail)
+    if len(rows) != link["command_count"]:
         detail = f"link {link['number']}: {len(rows)} of {link['command_count']} commands"
         report.add("chain", "batch", link["batch_id"], detail)
     leaves = []
@@ -294,12 +270,12 @@ def _check_batch(
     assert booked_us is not None
     for row in rows:
         entry = _entry(row, postings.get(row["transfer_id"], ()))
-        leaf = leaf_hash(leaf_bytes(entry, booked_us))
+        leaf = leaf_hash(leaf_bytes(entry, booked_us, link["format"]))
         leaves.append(leaf)
         where = f"link {link['number']}, command {row['key']}"
         times = {row["booked_at"], row["created_at"], row["resolved_at"]} - {None}
         if leaf != row["leaf_hash"] or times - {link["booked_at"]}:
-            _blame(report, row, entry, where)
+            _blame(report, row, entry, where, link["booked_at"])
         _check_zero_sum(report, entry, where)
     report.commands += len(rows)
     if rows and merkle_root(leaves) != link["root"]:
@@ -307,8 +283,8 @@ def _check_batch(
         report.add("root", "batch", link["batch_id"], detail)
 
 
-def _blame(report: Report, row: Record, entry: Entry, where: str) -> None:
-    """A leaf covers several rows: name the one that is gone, else the main one."""
+def _blame(report: Report, row: Record, entry: Entry, where: str, booked_at: datetime) -> None:
+    """A leaf covers several rows: name the one that is gone or off, else the main one."""
     for table, wanted, found in (
         ("transfer", row["transfer_id"], row["found_transfer"]),
         ("hold", row["hold_id"], row["found_hold"]),
@@ -317,6 +293,15 @@ def _blame(report: Report, row: Record, entry: Entry, where: str) -> None:
         if wanted != found:
             report.add("leaf", table, wanted, f"{where}: the row is missing")
             return
+    for table, column, booked in (
+        ("transfer", "booked_at", row["booked_at"]),
+        ("hold", "created_at", row["created_at"]),
+        ("hold_resolution", "resolved_at", row["resolved_at"]),
+    ):
+        if booked not in (None, booked_at):
+            identity = row[f"{table}_id" if table != "hold_resolution" else "resolved_hold_id"]
+            report.add("leaf", table, identity, f"{where}: {column} is not the batch's")
+            return
     table, identity = "command", row["key"]
     if entry.transfer is not None:
         table, identity = "transfer", str(entry.transfer.id)
@@ -324,7 +309,13 @@ def _blame(report: Report, row: Record, entry: Entry, where: str) -> None:
         table, identity = "hold", str(entry.hold.id)
     elif entry.resolution is not None:
         table, identity = "hold_resolution", str(entry.resolution.hold_id)
-    report.add("leaf", table, identity, f"{where}: its rows are not the ones that were booked")
+    rows = [f"command {row['key']}"]
+    if entry.transfer is not None:
+        rows += [f"posting {posting[0]}/{posting[1]}" for posting in entry.transfer.postings]
+    rows += [f"hold {entry.hold.id}"] if entry.hold is not None else []
+    rows += [f"hold_resolution {entry.resolution.hold_id}"] if entry.resolution is not None else []
+    detail = f"{where}: not what was booked; it may also be in {', '.join(rows[:LEG_NAMES_MAX])}"
+    report.add("leaf", table, identity, detail)
 
 
 def _check_zero_sum(report: Report, entry: Entry, where: str) -> None:
@@ -437,38 +428,16 @@ class _Tally:
         account = self._account
         assert account is not None
         self._report.accounts += 1
+        ref = AccountRef(account["kind"], account["owner"], account["currency"])
+        if ref.id != account["id"]:
+            self._report.add("name", "account", account["id"], "id does not follow from its name")
         if self._broken:
             return
         if (account["posted"], account["seq"]) != (self._balance, self._seq):
             detail = f"says {account['posted']} after {account['seq']} postings, "
             detail += f"but they are {self._seq} and sum to {self._balance}"
             self._report.add("account", "account", account["id"], detail)
-        ref = AccountRef(account["kind"], account["owner"], account["currency"])
-        if ref.id != account["id"]:
-            self._report.add("name", "account", account["id"], "id does not follow from its name")
 
     def _fail(self, check: str, row: str, detail: str) -> None:
         self._broken = True
         self._report.add(check, "posting", row, detail)
-
-
-async def _check_checkpoints(
-    connection: Connection, report: Report, path: Path, jwks: Mapping[str, Any]
-) -> None:
-    with path.open("rb") as file:
-        for line_number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                claims = verify_with_jwks(CHECKPOINT_TYP, str(orjson.loads(line)["jws"]), jwks)
-                number, digest = int(claims["number"]), bytes.fromhex(claims["hash"])
-            except (InvalidToken, orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-                report.add("checkpoint", "file", line_number, "not a checkpoint signed by us")
-                continue
-            found = await connection.fetchval(
-                "SELECT hash FROM settlement.chain_link WHERE number = $1", number
-            )
-            report.checkpoints += 1
-            if found != digest:
-                detail = f"line {line_number}: the chain had another hash when this was signed"
-                report.add("checkpoint", "chain_link", number, detail)

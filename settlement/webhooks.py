@@ -21,11 +21,12 @@ from pydantic import SecretStr
 from sqlmodel import col, select
 
 from market.kernel.context import Kernel
+from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id
 from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.directory import after_id
-from settlement import jobs, payout_accounts, payouts, refunds, top_ups
+from settlement import audit, cases, chargebacks, payout_accounts, payouts, refunds, top_ups
 from settlement.errors import (
     RailUnavailable,
     WebhookEventNotFound,
@@ -38,7 +39,8 @@ from settlement.rail_schemas import WebhookEventView, WebhookReceipt
 from settlement.rails import stripe_checkout, stripe_connect
 from settlement.rails.choice import stripe_rail_of
 from settlement.rails.stripe import StripeRail
-from settlement.rails.stripe_gateway import key_of
+from settlement.rails.stripe_gateway import derived, key_of
+from settlement.reconciliation_models import CaseKind
 
 # Stripe's own recommendation for the past; the SDK does not look at the future at all.
 TOLERANCE_S = 300
@@ -222,6 +224,8 @@ async def _handle(kernel: Kernel, rail: StripeRail, event: _Event) -> _Outcome:
             return await _dispute(kernel, rail, event)
         if event.type.startswith("refund."):
             return await _refund(kernel, rail, event)
+        if event.type == "transfer.reversed":
+            return await _transfer(kernel, rail, event)
         return _Outcome(WebhookState.IGNORED, "nothing of ours follows from it")
     return await _connected(kernel, rail, event)
 
@@ -254,7 +258,7 @@ async def _dispute(kernel: Kernel, rail: StripeRail, event: _Event) -> _Outcome:
     chargeback = await rail.chargeback_of(dispute)
     if chargeback is None:
         return _Outcome(WebhookState.IGNORED, "not a charge of ours")
-    await jobs.take_chargeback(kernel, chargeback)
+    await chargebacks.take(kernel, rail.name, chargeback)
     return DONE
 
 
@@ -268,6 +272,29 @@ async def _refund(kernel: Kernel, rail: StripeRail, event: _Event) -> _Outcome:
     await rail.gateway.close_command(known.id, event.object_id)
     async with kernel.unit_of_work() as uow:
         await refunds.settle(uow, known.id, stripe_checkout.refund_answer(made))
+    return DONE
+
+
+async def _transfer(kernel: Kernel, rail: StripeRail, event: _Event) -> _Outcome:
+    """A transfer was reversed. By us when a payout failed; by anybody else it is a case."""
+    made = await rail.gateway.ask(rail.gateway.api.transfers.retrieve_async(event.object_id))
+    key = key_of(made)
+    stored = None if key is None else await rail.gateway.command(key)
+    if stored is None or stored.kind != "transfer" or made.amount_reversed == 0:
+        return _Outcome(WebhookState.IGNORED, "not a transfer of ours")
+    if await rail.gateway.command(derived(stored.key, "reversal")) is not None:
+        return DONE
+    async with kernel.unit_of_work() as uow:
+        payout = await uow.session.get_one(Payout, stored.subject_id)
+        await cases.open_case(
+            uow,
+            rail.name,
+            CaseKind.TRANSFER_REVERSED,
+            payout.id,
+            detail=f"transfer {event.object_id} was reversed by {made.amount_reversed}",
+            currency=payout.currency,
+            party_id=payout.party_id,
+        )
     return DONE
 
 
@@ -330,14 +357,31 @@ async def list_events(
 async def replay(kernel: Kernel, actor: Actor, webhook_event_id: UUID) -> WebhookEventView:
     """Give an event to the worker again. Harmless for done ones: nothing is booked twice.
 
-    Raises RoleRequired (403), WebhookEventNotFound (404).
+    Raises RoleRequired (403), WebhookEventNotFound (404). Into the audit log.
     """
     actor.require(Role.OPERATOR)
     async with kernel.unit_of_work() as uow:
-        await (await uow.raw()).execute(_REPLAY, webhook_event_id, uow.now)
-        event = await uow.session.get(WebhookEvent, webhook_event_id)
-        if event is None:
-            raise WebhookEventNotFound
-        view = WebhookEventView.model_validate(event)
+        view = await _give_back(uow, actor, webhook_event_id, reason=None)
         await uow.answer(view)
     return view
+
+
+async def replay_by_hand(kernel: Kernel, webhook_event_id: UUID, reason: str) -> WebhookEventView:
+    """:func:`replay` for the exchange's own command line. Raises WebhookEventNotFound."""
+    async with kernel.unit_of_work() as uow:
+        return await _give_back(uow, None, webhook_event_id, reason=reason)
+
+
+async def _give_back(
+    uow: UnitOfWork, actor: Actor | None, webhook_event_id: UUID, *, reason: str | None
+) -> WebhookEventView:
+    event = await uow.session.get(
+        WebhookEvent, webhook_event_id, with_for_update=True, populate_existing=True
+    )
+    if event is None:
+        raise WebhookEventNotFound
+    facts = {"event_id": event.event_id, "type": event.type, "state": event.state}
+    audit.record(uow, actor, "webhook.replay", event.id, reason=reason, data=facts)
+    await (await uow.raw()).execute(_REPLAY, webhook_event_id, uow.now)
+    await uow.session.refresh(event)
+    return WebhookEventView.model_validate(event)

@@ -26,6 +26,8 @@ from market.kernel.settings import Settings, load_settings
 
 TEMPLATE = "market_test_template"
 _APP, _OWNER, _REDIS = "MARKET_TEST_APP_URL", "MARKET_TEST_OWNER_URL", "MARKET_TEST_REDIS_URL"
+# Minutes each; see pytest_collection_modifyitems.
+_LONGEST = ("test_api_contract", "test_crash", "test_ledger_kills")
 _counter = itertools.count()
 _servers: EmbeddedServers | None = None
 _folder: tempfile.TemporaryDirectory[str] | None = None
@@ -72,6 +74,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[_OWNER] = _servers.owner_database_url
         os.environ[_REDIS] = _servers.redis_url
     _make_template(os.environ[_OWNER], os.environ[_APP])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A file is one worker's: the long ones start first, or one worker ends alone with them.
+    items.sort(key=lambda item: (item.path.parent.name != "e2e", item.path.stem not in _LONGEST))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

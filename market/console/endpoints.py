@@ -7,6 +7,7 @@ from market.console import (
     assets,
     catalog_pages,
     dispute_pages,
+    money_pages,
     review_pages,
     sign_in_pages,
 )
@@ -28,6 +29,7 @@ router.include_router(catalog_pages.router)
 router.include_router(agreement_pages.router)
 router.include_router(dispute_pages.router)
 router.include_router(review_pages.router)
+router.include_router(money_pages.router)
 
 
 @router.api_route(

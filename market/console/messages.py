@@ -341,6 +341,26 @@ _PAGES: Final[dict[str, tuple[str, str]]] = {
     "problem.code": ("Code", "代码"),
     "problem.detail": ("Detail", "详情"),
     "problem.request": ("Request", "请求编号"),
+    # Where payment providers send people back to
+    "top_up": ("Top-up", "充值"),
+    "top_up.failure": ("Reason", "原因"),
+    "top_up.pending": (
+        "The payment provider has not confirmed yet. Reload this page in a minute.",
+        "支付机构尚未确认，请稍后刷新本页。",
+    ),
+    "payout_account": ("Payout account", "收款账户"),
+    "payout_account.provider": ("Provider", "支付机构"),
+    "payout_account.submitted": ("Details submitted", "资料已提交"),
+    "payout_account.enabled": ("Payouts enabled", "可以提现"),
+    "payout_account.due": ("Still asked for", "尚需补充"),
+    "payout_account.continue": (
+        "Call POST /v1/payout-accounts for a new link, to complete what is still asked for.",
+        "请调用 POST /v1/payout-accounts 获取新链接，补充所需资料。",
+    ),
+    "payout_account.empty": (
+        "There is no payout account yet. Open one with POST /v1/payout-accounts.",
+        "尚无收款账户，请调用 POST /v1/payout-accounts 开户。",
+    ),
     "time.days": ("{days} d {hours} h", "{days} 天 {hours} 小时"),
     "time.hours": ("{hours} h {minutes} min", "{hours} 小时 {minutes} 分"),
 }

@@ -13,6 +13,12 @@ WORDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "regulator": ("regulator", "监管方"),
     },
     "category": {category.value: labels for category, labels in CATEGORY_LABELS.items()},
+    "top_up_status": {
+        "pending": ("waiting for the provider", "等待支付机构确认"),
+        "succeeded": ("paid", "已到账"),
+        "failed": ("failed", "失败"),
+        "charged_back": ("charged back", "已被拒付"),
+    },
     "grade": {
         "core": ("core", "核心数据"),
         "important": ("important", "重要数据"),

@@ -18,7 +18,7 @@ from market.demand.errors import BuyerUnfunded, ProposalMoved, SelfDeal
 from market.demand.models import Award, Quote, QuoteStatus, RequestStatus, Side
 from market.demand.quotes import check_turn, lock_quote, quote_view
 from market.demand.requests import check_open, end_request
-from market.demand.schemas import AcceptInput, QuoteView
+from market.demand.schemas import AcceptInput, RequestQuoteView
 from market.demand.steps import quote_step
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -39,7 +39,7 @@ _HOLD_TTL = timedelta(days=1)
 
 async def accept_quote(
     kernel: Kernel, actor: Actor, quote_id: UUID, body: AcceptInput
-) -> QuoteView:
+) -> RequestQuoteView:
     """Accept the other side's latest proposal; the request is matched, other quotes lapse.
 
     Effects, all or none: the buyer's money goes to the agreement's escrow; agreement, grant,

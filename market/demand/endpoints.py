@@ -13,9 +13,9 @@ from market.demand.schemas import (
     MatchPage,
     ProposalInput,
     QuoteInput,
-    QuoteView,
     RequestInput,
     RequestPatch,
+    RequestQuoteView,
     RequestView,
 )
 from market.kernel.http import IdempotentRoute, IfMatch, KernelDep, etag, problems
@@ -143,14 +143,19 @@ async def list_matches(
     status_code=201,
     responses={
         **_created(
-            "The quote", "quote_id", "show_quote", "counter_quote", "accept_quote", "decline_quote"
+            "The quote",
+            "request_quote_id",
+            "show_quote",
+            "counter_quote",
+            "accept_quote",
+            "decline_quote",
         ),
         **_WRITE,
     },
 )
 async def make_quote(
     kernel: KernelDep, actor: SellerDep, request_id: RequestId, body: QuoteInput
-) -> QuoteView:
+) -> RequestQuoteView:
     """Offer one of your plans at a price that only this buyer sees."""
     return await quotes.make_quote(kernel, actor, request_id, body)
 
@@ -166,7 +171,7 @@ async def list_request_quotes(
     request_id: RequestId,
     page: PageDep,
     status: QuoteStatus | None = None,
-) -> Page[QuoteView]:
+) -> Page[RequestQuoteView]:
     """Quotes on a request, newest first: the buyer sees all, a seller its own."""
     return await quotes.list_quotes(kernel, actor, page, request_id=request_id, status=status)
 
@@ -174,47 +179,61 @@ async def list_request_quotes(
 @router.get("/v1/quotes", operation_id="list_quotes", responses=problems(401, 422))
 async def list_quotes(
     kernel: KernelDep, actor: ActorDep, page: PageDep, status: QuoteStatus | None = None
-) -> Page[QuoteView]:
+) -> Page[RequestQuoteView]:
     """Quotes that you made or received, newest first."""
     return await quotes.list_quotes(kernel, actor, page, status=status)
 
 
-@router.get("/v1/quotes/{quote_id}", operation_id="show_quote", responses=problems(401, 404, 422))
-async def show_quote(kernel: KernelDep, actor: ActorDep, quote_id: QuoteId) -> QuoteView:
+@router.get(
+    "/v1/quotes/{request_quote_id}", operation_id="show_quote", responses=problems(401, 404, 422)
+)
+async def show_quote(
+    kernel: KernelDep, actor: ActorDep, request_quote_id: QuoteId
+) -> RequestQuoteView:
     """One quote with all its rounds."""
-    return await quotes.show_quote(kernel, actor, quote_id)
-
-
-@router.post("/v1/quotes/{quote_id}/counter", operation_id="counter_quote", responses=_WRITE)
-async def counter_quote(
-    kernel: KernelDep, actor: TraderDep, quote_id: QuoteId, body: ProposalInput
-) -> QuoteView:
-    """Propose other terms; they bind you until ``valid_until``."""
-    return await quotes.counter(kernel, actor, quote_id, body)
+    return await quotes.show_quote(kernel, actor, request_quote_id)
 
 
 @router.post(
-    "/v1/quotes/{quote_id}/accept",
+    "/v1/quotes/{request_quote_id}/counter", operation_id="counter_quote", responses=_WRITE
+)
+async def counter_quote(
+    kernel: KernelDep, actor: TraderDep, request_quote_id: QuoteId, body: ProposalInput
+) -> RequestQuoteView:
+    """Propose other terms; they bind you until ``valid_until``."""
+    return await quotes.counter(kernel, actor, request_quote_id, body)
+
+
+@router.post(
+    "/v1/quotes/{request_quote_id}/accept",
     operation_id="accept_quote",
     responses=problems(400, 401, 402, 403, 404, 409, 422),
 )
 async def accept_quote(
-    kernel: KernelDep, actor: TraderDep, quote_id: QuoteId, body: AcceptInput
-) -> QuoteView:
+    kernel: KernelDep, actor: TraderDep, request_quote_id: QuoteId, body: AcceptInput
+) -> RequestQuoteView:
     """Accept the other side's proposal: the buyer's money goes to escrow, access begins."""
-    return await awards.accept_quote(kernel, actor, quote_id, body)
+    return await awards.accept_quote(kernel, actor, request_quote_id, body)
 
 
-@router.post("/v1/quotes/{quote_id}/decline", operation_id="decline_quote", responses=_WRITE)
-async def decline_quote(kernel: KernelDep, actor: BuyerDep, quote_id: QuoteId) -> QuoteView:
+@router.post(
+    "/v1/quotes/{request_quote_id}/decline", operation_id="decline_quote", responses=_WRITE
+)
+async def decline_quote(
+    kernel: KernelDep, actor: BuyerDep, request_quote_id: QuoteId
+) -> RequestQuoteView:
     """Turn a quote down for good (the buyer)."""
-    return await quotes.end_quote(kernel, actor, quote_id, QuoteStatus.DECLINED)
+    return await quotes.end_quote(kernel, actor, request_quote_id, QuoteStatus.DECLINED)
 
 
-@router.post("/v1/quotes/{quote_id}/withdraw", operation_id="withdraw_quote", responses=_WRITE)
-async def withdraw_quote(kernel: KernelDep, actor: SellerDep, quote_id: QuoteId) -> QuoteView:
+@router.post(
+    "/v1/quotes/{request_quote_id}/withdraw", operation_id="withdraw_quote", responses=_WRITE
+)
+async def withdraw_quote(
+    kernel: KernelDep, actor: SellerDep, request_quote_id: QuoteId
+) -> RequestQuoteView:
     """Take a quote back (its seller)."""
-    return await quotes.end_quote(kernel, actor, quote_id, QuoteStatus.WITHDRAWN)
+    return await quotes.end_quote(kernel, actor, request_quote_id, QuoteStatus.WITHDRAWN)
 
 
 @router.get("/v1/alerts", operation_id="list_alerts", responses=problems(401, 422))

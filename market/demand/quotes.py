@@ -39,7 +39,7 @@ from market.demand.models import (
     Visibility,
 )
 from market.demand.requests import check_open, invitees, lock_request, visible_request
-from market.demand.schemas import ProposalInput, ProposalView, QuoteInput, QuoteView
+from market.demand.schemas import ProposalInput, ProposalView, QuoteInput, RequestQuoteView
 from market.demand.steps import quote_step
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -59,7 +59,9 @@ OPEN_QUOTES_MAX = 100
 _UNITS_MAX = 1 << 62
 
 
-async def make_quote(kernel: Kernel, actor: Actor, request_id: UUID, body: QuoteInput) -> QuoteView:
+async def make_quote(
+    kernel: Kernel, actor: Actor, request_id: UUID, body: QuoteInput
+) -> RequestQuoteView:
     """Offer a plan at a price of its own. Event ``quote.made`` to both sides.
 
     Raises RoleRequired, PartyNotVerified, NotTheSeller or SelfDeal (403), RequestNotFound,
@@ -92,7 +94,9 @@ async def make_quote(kernel: Kernel, actor: Actor, request_id: UUID, body: Quote
     return view
 
 
-async def counter(kernel: Kernel, actor: Actor, quote_id: UUID, body: ProposalInput) -> QuoteView:
+async def counter(
+    kernel: Kernel, actor: Actor, quote_id: UUID, body: ProposalInput
+) -> RequestQuoteView:
     """Answer the latest proposal by another one; the other side is next.
 
     A counter-offer binds whoever makes it until ``valid_until``: the other side may accept it.
@@ -122,7 +126,9 @@ async def counter(kernel: Kernel, actor: Actor, quote_id: UUID, body: ProposalIn
     return view
 
 
-async def end_quote(kernel: Kernel, actor: Actor, quote_id: UUID, status: QuoteStatus) -> QuoteView:
+async def end_quote(
+    kernel: Kernel, actor: Actor, quote_id: UUID, status: QuoteStatus
+) -> RequestQuoteView:
     """Decline (the buyer) or withdraw (the seller) an open quote, whoever's turn it is.
 
     Event ``quote.declined`` or ``quote.withdrawn``. Raises RoleRequired (403), QuoteNotFound
@@ -133,7 +139,7 @@ async def end_quote(kernel: Kernel, actor: Actor, quote_id: UUID, status: QuoteS
     async with kernel.unit_of_work() as uow:
         _, quote, side = await lock_quote(uow, actor, quote_id)
         if side is not wanted:
-            raise QuoteNotFound(param="quote_id")
+            raise QuoteNotFound(param="request_quote_id")
         check_not_ended(quote)
         quote.status = status
         quote.closed_at = quote.updated_at = uow.now
@@ -143,12 +149,12 @@ async def end_quote(kernel: Kernel, actor: Actor, quote_id: UUID, status: QuoteS
     return view
 
 
-async def show_quote(kernel: Kernel, actor: Actor, quote_id: UUID) -> QuoteView:
+async def show_quote(kernel: Kernel, actor: Actor, quote_id: UUID) -> RequestQuoteView:
     """One quote, to its two sides and overseers. Raises QuoteNotFound (404)."""
     async with kernel.unit_of_work() as uow:
         quote = await uow.session.get(Quote, quote_id)
         if quote is None or not _may_see(actor, quote):
-            raise QuoteNotFound(param="quote_id")
+            raise QuoteNotFound(param="request_quote_id")
         return await quote_view(uow, quote)
 
 
@@ -159,7 +165,7 @@ async def list_quotes(
     *,
     request_id: UUID | None = None,
     status: QuoteStatus | None = None,
-) -> Page[QuoteView]:
+) -> Page[RequestQuoteView]:
     """Newest first: all on an own request, else the actor's own; overseers see all.
 
     Without ``request_id`` what the actor is a side of. Raises RequestNotFound (404), BadCursor.
@@ -192,7 +198,7 @@ async def lock_quote(uow: UnitOfWork, actor: Actor, quote_id: UUID) -> tuple[Req
     # Looked at before it is locked: nobody can make the two wait for a stranger.
     seen = await uow.session.get(Quote, quote_id)
     if seen is None or actor.party_id not in (seen.buyer_id, seen.seller_id):
-        raise QuoteNotFound(param="quote_id")
+        raise QuoteNotFound(param="request_quote_id")
     request = await lock_request(uow, seen.request_id)
     statement = (
         select(Quote)
@@ -229,9 +235,9 @@ def check_terms(body: ProposalInput, plan: Plan, *, now: datetime) -> None:
         raise QuoteTooLarge("The lots have more units than a grant can count.", param="lots")
 
 
-def view_of(quote: Quote, proposals: Sequence[Proposal]) -> QuoteView:
+def view_of(quote: Quote, proposals: Sequence[Proposal]) -> RequestQuoteView:
     """As the API shows it."""
-    return QuoteView(
+    return RequestQuoteView(
         id=quote.id,
         request_id=quote.request_id,
         request_revision=quote.request_revision,
@@ -314,7 +320,7 @@ def _propose(uow: UnitOfWork, quote: Quote, body: ProposalInput, *, side: Side) 
     return proposal
 
 
-async def quote_view(uow: UnitOfWork, quote: Quote) -> QuoteView:
+async def quote_view(uow: UnitOfWork, quote: Quote) -> RequestQuoteView:
     """A quote with all its rounds. Effect: flushes."""
     await uow.session.flush()
     return view_of(quote, (await _proposals(uow, [quote.id]))[quote.id])

@@ -327,7 +327,7 @@ class ProposalView(Schema):
     at: datetime
 
 
-class QuoteView(Schema):
+class RequestQuoteView(Schema):
     """A quote, seen by the request's buyer, its seller and overseers. Prices are per lot."""
 
     id: QuoteId

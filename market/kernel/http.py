@@ -137,7 +137,8 @@ class IdempotentRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:
         extra = dict(kwargs.get("openapi_extra") or {})
         methods = set(kwargs.get("methods") or ())
-        self._idempotent = "POST" in methods and extra.pop("x-idempotent", True)
+        # Stays in the published description, where the lint reads it.
+        self._idempotent = "POST" in methods and extra.get("x-idempotent", True)
         self._streamed = bool(extra.pop("x-streamed", False))
         if self._idempotent:
             extra["parameters"] = [*extra.get("parameters", []), _KEY_PARAMETER]

@@ -11,11 +11,14 @@ PREFIXES = {
     "acc": "account",
     "agr": "agreement",
     "alr": "alert",
+    "cor": "correction",
     "crd": "credential",
     "crt": "certificate",
     "dsp": "dispute",
     "evd": "evidence",
     "evt": "event",
+    "fxq": "exchange quote",
+    "fxr": "exchange rate",
     "grt": "grant",
     "hld": "hold",
     "lst": "listing",
@@ -82,11 +85,14 @@ def _wire(prefix: str) -> Any:
 AccountId = Annotated[UUID, *_wire("acc")]
 AgreementId = Annotated[UUID, *_wire("agr")]
 AlertId = Annotated[UUID, *_wire("alr")]
+CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
 CertificateId = Annotated[UUID, *_wire("crt")]
 DisputeId = Annotated[UUID, *_wire("dsp")]
 EvidenceId = Annotated[UUID, *_wire("evd")]
 EventId = Annotated[UUID, *_wire("evt")]
+ExchangeQuoteId = Annotated[UUID, *_wire("fxq")]
+ExchangeRateId = Annotated[UUID, *_wire("fxr")]
 GrantId = Annotated[UUID, *_wire("grt")]
 HoldId = Annotated[UUID, *_wire("hld")]
 ListingId = Annotated[UUID, *_wire("lst")]

@@ -64,6 +64,14 @@ class Money(BaseModel):
     currency: Currency
 
 
+def decimal_text(amount_minor: int, currency: str) -> str:
+    """For programs: ``decimal_text(-125005, "CNY")`` is ``"-1250.05"``. Integer arithmetic only."""
+    digits = exponent(currency)
+    sign = "-" if amount_minor < 0 else ""
+    whole, fraction = divmod(abs(amount_minor), 10**digits)
+    return f"{sign}{whole}.{fraction:0{digits}d}" if digits else f"{sign}{whole}"
+
+
 def display(amount_minor: int, currency: str) -> str:
     """For people: ``display(-1250, "CNY")`` is ``"-12.50 CNY"``. Integer arithmetic only."""
     digits = exponent(currency)

@@ -63,6 +63,13 @@ class Settings(BaseSettings):
 
     platform_fee_ppm: int = Field(default=50_000, ge=0, lt=1_000_000)
     payout_minimum_minor: int = Field(default=100, ge=1)
+    payout_minimums: dict[str, int] = Field(
+        default_factory=dict,
+        description="By currency, in minor units; others: payout_minimum_minor.",
+    )
+    payout_holdback_days: int = Field(
+        default=0, ge=0, le=365, description="Payout runs leave what came in later than this."
+    )
 
     rail: Literal["sandbox", "stripe"] = "sandbox"
     stripe_api_key: SecretStr | None = None

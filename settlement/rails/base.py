@@ -1,7 +1,8 @@
 """What the exchange asks of a payment provider. Calls happen outside any unit of work.
 
-Every call carries a key that was committed before it; the rail does the same key once. An
-exception means "unknown": ask again with the same key, never with another.
+Every call carries a key that was committed before it; the rail does the same key once.
+RailUnavailable means "unknown": ask again with the same key, never with another. RailRefused is a
+definite no where the method has no answer to say it with.
 """
 
 from __future__ import annotations
@@ -15,6 +16,14 @@ from uuid import UUID
 
 from market.kernel.db import UnitOfWork
 from market.kernel.money import Money
+
+
+class RailRefused(Exception):
+    """The rail's definite no, with its code. It will say so again: somebody has to look."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class RailStatus(StrEnum):
@@ -72,15 +81,26 @@ class RailAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Chargeback:
-    """A disputed charge; ``position`` is its list cursor.
+    """A disputed charge, as it stands now. ``dispute`` is the rail's name of it.
 
-    ``amount_minor`` is what the cardholder's bank holds now: 0 when it gave everything back,
-    None when it took the whole charge.
+    ``amount_minor`` is what the cardholder's bank holds now: 0 before it took anything and when
+    it gave everything back. ``steps`` counts its movements of money and so orders two reports of
+    one dispute: the one with fewer is older. ``won`` is None while the bank has not decided.
     """
 
+    dispute: str
     charge_key: UUID
-    position: str
-    amount_minor: int | None = None
+    amount_minor: int
+    steps: int
+    won: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChargebackPage:
+    """Chargebacks oldest first, and where to go on reading; None when there was nothing new."""
+
+    items: Sequence[Chargeback]
+    next_position: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +132,8 @@ class BalanceTransaction:
 
 
 class Rail(Protocol):
-    """One payment provider. All methods raise RailUnavailable when the answer is unknown."""
+    """One payment provider. All methods raise RailUnavailable when the answer is unknown, and
+    RailRefused when the provider says no to something that has no status of its own."""
 
     @property
     def name(self) -> str:
@@ -157,8 +178,16 @@ class Rail(Protocol):
         """A short-lived page where the party completes its account; None if there is none."""
         ...
 
-    async def list_chargebacks(self, after: str, limit: int) -> Sequence[Chargeback]:
-        """At most ``limit`` chargebacks after a position, oldest first; ``""`` is the start."""
+    def payable(self, amount_minor: int, currency: str) -> int:
+        """The largest amount up to ``amount_minor`` that this rail can pay out (whole units)."""
+        ...
+
+    async def list_chargebacks(self, after: str, limit: int) -> ChargebackPage:
+        """At most ``limit`` chargebacks after a position; ``""`` is the start."""
+        ...
+
+    async def find_chargeback(self, dispute: str) -> Chargeback | None:
+        """A chargeback as it stands now; None if its charge is not ours."""
         ...
 
     async def list_balance_transactions(

@@ -21,6 +21,7 @@ from settlement.rails.base import (
     AccountState,
     BalanceTransaction,
     Chargeback,
+    ChargebackPage,
     ChargeRequest,
     PayoutRequest,
     RailAnswer,
@@ -30,6 +31,8 @@ from settlement.rails.base import (
 
 DELAY = timedelta(seconds=30)
 CHARGEBACK_AFTER = timedelta(seconds=60)
+# From the chargeback to the bank's decision.
+DECISION_AFTER = timedelta(seconds=60)
 # A payer who does not answer the 3-D Secure challenge in this time has failed it.
 AUTHENTICATION_TTL = timedelta(minutes=15)
 
@@ -39,11 +42,13 @@ class Behavior:
     """What a test token does. ``loses_answer``: the first call is done, but its answer is lost.
 
     ``challenged``: pending until POST /v1/sandbox/top-ups/{id}/authentication (3-D Secure).
+    ``won``: the chargeback is decided for us.
     """
 
     failure_code: str | None = None
     delayed: bool = False
     charged_back: bool = False
+    won: bool = False
     loses_answer: bool = False
     challenged: bool = False
 
@@ -57,6 +62,7 @@ CARDS = {
     "tok_delayed": Behavior(delayed=True),
     "tok_delayed_declined": Behavior(failure_code="card_declined", delayed=True),
     "tok_chargeback": Behavior(charged_back=True),
+    "tok_chargeback_won": Behavior(charged_back=True, won=True),
     "tok_timeout": Behavior(loses_answer=True),
 }
 DESTINATIONS = {
@@ -115,6 +121,9 @@ SELECT kind, key, amount_minor, currency, moved_at FROM (
     SELECT 'dispute', key, -amount_minor, currency, charged_back_at
     FROM settlement.sandbox_charge WHERE charged_back_at IS NOT NULL
     UNION ALL
+    SELECT 'dispute_reversal', key, amount_minor, currency, charged_back_at + $10::interval
+    FROM settlement.sandbox_charge WHERE charged_back_at IS NOT NULL AND card = ANY($11)
+    UNION ALL
     SELECT 'refund', key, -amount_minor, currency, created_at FROM settlement.sandbox_refund
     UNION ALL
     SELECT 'payout', key, -amount_minor, currency,
@@ -124,8 +133,12 @@ SELECT kind, key, amount_minor, currency, moved_at FROM (
 WHERE moved_at <= $1 AND (moved_at, key, kind) > ($2, $3, $4)
 ORDER BY moved_at, key, kind LIMIT $9
 """
+_CHARGEBACK = """
+SELECT key, amount_minor, card, charged_back_at FROM settlement.sandbox_charge
+WHERE key = $1 AND charged_back_at <= $2
+"""
 _CHARGEBACKS = """
-SELECT key, charged_back_at FROM settlement.sandbox_charge
+SELECT key, amount_minor, card, charged_back_at FROM settlement.sandbox_charge
 WHERE charged_back_at <= $1 AND (charged_back_at, key) > ($2, $3)
 ORDER BY charged_back_at, key LIMIT $4
 """
@@ -251,7 +264,11 @@ class SandboxRail:
             behavior = DESTINATIONS.get(row["destination"], _UNKNOWN_DESTINATION)
             return _answer(behavior, row["created_at"], uow.now)
 
-    async def list_chargebacks(self, after: str, limit: int) -> Sequence[Chargeback]:
+    def payable(self, amount_minor: int, currency: str) -> int:
+        """See Rail: all of it."""
+        return amount_minor
+
+    async def list_chargebacks(self, after: str, limit: int) -> ChargebackPage:
         """See Rail."""
         assert_no_unit_of_work()
         moment, _, key = after.partition("/")
@@ -260,10 +277,16 @@ class SandboxRail:
             rows = await (await uow.raw()).fetch(
                 _CHARGEBACKS, uow.now, start, UUID(key) if key else UUID(int=0), limit
             )
-        return [
-            Chargeback(row["key"], f"{row['charged_back_at'].isoformat()}/{row['key']}")
-            for row in rows
-        ]
+            found = [_chargeback(row, uow.now) for row in rows]
+        last = f"{rows[-1]['charged_back_at'].isoformat()}/{rows[-1]['key']}" if rows else None
+        return ChargebackPage(found, last)
+
+    async def find_chargeback(self, dispute: str) -> Chargeback | None:
+        """See Rail."""
+        assert_no_unit_of_work()
+        async with self._kernel.unit_of_work() as uow:
+            row = await (await uow.raw()).fetchrow(_CHARGEBACK, UUID(hex=dispute), uow.now)
+            return None if row is None else _chargeback(row, uow.now)
 
     async def list_balance_transactions(
         self, after: str, limit: int
@@ -284,8 +307,17 @@ class SandboxRail:
                 DELAY,
                 [token for token, behavior in every.items() if behavior.challenged],
                 limit,
+                DECISION_AFTER,
+                [token for token, behavior in CARDS.items() if behavior.won],
             )
         return [_movement(row) for row in rows]
+
+
+def _chargeback(row: Mapping[str, Any], now: datetime) -> Chargeback:
+    won = CARDS[row["card"]].won
+    if not won or now < row["charged_back_at"] + DECISION_AFTER:
+        return Chargeback(row["key"].hex, row["key"], row["amount_minor"], 1)
+    return Chargeback(row["key"].hex, row["key"], 0, 2, won=True)
 
 
 def _movement(row: Mapping[str, Any]) -> BalanceTransaction:

@@ -7,9 +7,11 @@ Money in and cards: :mod:`stripe_checkout`. Money out and sellers' accounts:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+import structlog
 
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -26,13 +28,18 @@ from settlement.rails.base import (
     AccountState,
     BalanceTransaction,
     Chargeback,
+    ChargebackPage,
     ChargeRequest,
     PayoutRequest,
     RailAnswer,
     RefundRequest,
 )
-from settlement.rails.stripe_amounts import from_stripe, to_charge, to_payout
+from settlement.rails.stripe_amounts import from_stripe, payable, to_charge, to_payout
 from settlement.rails.stripe_gateway import StripeGateway, StripeRefused, key_of
+
+# An inquiry that was closed without a chargeback is as good as won.
+_DECIDED = {"won": True, "warning_closed": True, "lost": False}
+_log = structlog.get_logger(__name__)
 
 
 class StripeRail:
@@ -108,23 +115,40 @@ class StripeRail:
         except StripeRefused as refusal:
             raise RailUnavailable("The payment provider gave no onboarding page.") from refusal
 
-    async def list_chargebacks(self, after: str, limit: int) -> Sequence[Chargeback]:
+    def payable(self, amount_minor: int, currency: str) -> int:
+        """See Rail."""
+        return payable(amount_minor, currency)
+
+    async def list_chargebacks(self, after: str, limit: int) -> ChargebackPage:
         """Disputes of our own charges; others on the same Stripe account are passed over."""
 
         def listed(page: Any) -> Awaitable[Any]:
             return self.gateway.api.disputes.list_async(page)
 
+        disputes = await self.gateway.list_after(listed, after, limit)
         found = []
-        for dispute in await self.gateway.list_after(listed, after, limit):
-            chargeback = await self.chargeback_of(dispute)
+        for dispute in disputes:
+            try:
+                chargeback = await self.chargeback_of(dispute)
+            except StripeRefused as refusal:
+                # A payment that cannot be read any more: one of them must not stop the others.
+                _log.error("stripe_dispute_refused", dispute=dispute.id, code=refusal.code)
+                continue
             if chargeback is not None:
                 found.append(chargeback)
-        return found
+        return ChargebackPage(found, str(disputes[-1].id) if disputes else None)
+
+    async def find_chargeback(self, dispute: str) -> Chargeback | None:
+        """See Rail."""
+        return await self.chargeback_of(
+            await self.gateway.ask(self.gateway.api.disputes.retrieve_async(dispute))
+        )
 
     async def chargeback_of(self, dispute: Any) -> Chargeback | None:
         """What a Dispute means now; None if its charge is not ours. Raises RailUnavailable.
 
-        Inquiries have no balance transactions; a won dispute has two that sum to zero.
+        Its balance transactions say what the bank holds: none for an inquiry, their sum after a
+        partial return, zero when it was won.
         """
         if dispute.payment_intent is None:
             return None
@@ -133,9 +157,16 @@ class StripeRail:
         key = await stripe_checkout.charge_key_of(self.gateway, intent_id)
         if key is None:
             return None
-        withdrawn = -sum(entry.amount for entry in dispute.balance_transactions or ())
-        held = dispute.amount if withdrawn > 0 else 0
-        return Chargeback(key, str(dispute.id), from_stripe(held, dispute.currency))
+        moved = list(dispute.balance_transactions or ())
+        held = max(0, -sum(entry.amount for entry in moved))
+        currency = moved[0].currency if moved else dispute.currency
+        return Chargeback(
+            dispute=str(dispute.id),
+            charge_key=key,
+            amount_minor=from_stripe(held, currency),
+            steps=len(moved),
+            won=_DECIDED.get(str(dispute.status)),
+        )
 
     async def list_balance_transactions(
         self, after: str, limit: int
@@ -147,14 +178,17 @@ class StripeRail:
                 page | {"expand": ["data.source"]}
             )
 
-        return [_movement(entry) for entry in await self.gateway.list_after(listed, after, limit)]
+        entries = await self.gateway.list_after(listed, after, limit)
+        # Stripe's clock never runs ahead as the sandbox's does: on the books, market time counts.
+        ahead = self.gateway.kernel.clock.offset
+        return [_movement(entry, ahead) for entry in entries]
 
     async def close(self) -> None:
         """See Rail."""
         await self.gateway.close()
 
 
-def _movement(entry: Any) -> BalanceTransaction:
+def _movement(entry: Any, ahead: timedelta) -> BalanceTransaction:
     source = entry.source
     named = source is None or isinstance(source, str)
     return BalanceTransaction(
@@ -165,5 +199,5 @@ def _movement(entry: Any) -> BalanceTransaction:
         currency=str(entry.currency).upper(),
         source=source if named else str(source.id),
         key=None if named else key_of(source),
-        created_at=datetime.fromtimestamp(entry.created, UTC),
+        created_at=datetime.fromtimestamp(entry.created, UTC) + ahead,
     )

@@ -66,3 +66,12 @@ def to_payout(amount_minor: int, currency: str) -> int:
             f"Stripe pays out whole units of {currency} only.", param="money.amount_minor"
         )
     return amount
+
+
+def payable(amount_minor: int, currency: str) -> int:
+    """The largest amount up to ``amount_minor`` that :func:`to_payout` takes; minor units."""
+    digits = exponent(currency)
+    step = _PAYOUT_STEP.get(currency, 10 if digits == 3 else 1)
+    # Written with fewer digits than ISO 4217 has (MGA): whole units only.
+    step = max(step, int(10 ** (digits - min(digits, _WRITTEN_DIGITS.get(currency, digits)))))
+    return amount_minor - amount_minor % step

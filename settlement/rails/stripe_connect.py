@@ -14,7 +14,6 @@ from uuid import UUID
 import structlog
 
 from market.kernel.ids import show
-from settlement.errors import RailUnavailable
 from settlement.rails.base import AccountState, PayoutRequest, RailAnswer, RailStatus
 from settlement.rails.stripe_amounts import to_payout, to_stripe
 from settlement.rails.stripe_gateway import (
@@ -87,8 +86,8 @@ async def onboarding_url(gateway: StripeGateway, account: str) -> str:
     params: Any = {
         "account": account,
         "type": "account_onboarding",
-        "refresh_url": f"{base}/console/payout-account?state=refresh",
-        "return_url": f"{base}/console/payout-account?state=return",
+        "refresh_url": f"{base}/console/payout-account",
+        "return_url": f"{base}/console/payout-account",
     }
     link = await gateway.ask(gateway.api.account_links.create_async(params))
     return str(link.url)
@@ -146,7 +145,8 @@ async def pay_out(gateway: StripeGateway, request: PayoutRequest) -> RailAnswer:
 
 
 async def _take_back(gateway: StripeGateway, request: PayoutRequest, transfer_id: str) -> None:
-    """Reverse the whole transfer. Raises RailUnavailable while the account cannot give it."""
+    """Reverse the whole transfer. Raises StripeRefused when the account cannot give it: the money
+    is neither at the bank nor ours, so the payout stays open until somebody has looked."""
     key = derived(request.key, "reversal")
     reversals = gateway.api.transfers.reversals
     params: Any = {
@@ -168,9 +168,11 @@ async def _take_back(gateway: StripeGateway, request: PayoutRequest, transfer_id
     try:
         await gateway.once("reversal", key, steps, subject_id=request.key)
     except StripeRefused as refusal:
-        # The money is neither at the bank nor ours: the payout stays open until someone looks.
-        _log.error("stripe_reversal_refused", payout=str(request.key), code=refusal.code)
-        raise RailUnavailable("The transfer of a failed payout cannot be reversed.") from refusal
+        transfer = await gateway.ask(gateway.api.transfers.retrieve_async(transfer_id))
+        # Somebody may have reversed it by hand, at Stripe.
+        if transfer.amount_reversed < transfer.amount:
+            _log.error("stripe_reversal_refused", payout=str(request.key), code=refusal.code)
+            raise
 
 
 async def find_payout(gateway: StripeGateway, key: UUID) -> RailAnswer | None:

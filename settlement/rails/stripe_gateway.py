@@ -6,21 +6,29 @@ Stripe may forget a key after 24 h, so an older command that it does not know ha
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID, uuid5
 
+import stamina
 import stripe
 import structlog
 
 from market.kernel.context import Kernel
 from market.kernel.db import assert_no_unit_of_work
 from settlement.errors import RailUnavailable
+from settlement.rails.base import RailRefused
+from settlement.rails.breaker import Breaker
 
 # One hour less than Stripe keeps an Idempotency-Key (docs.stripe.com/api/idempotent_requests).
 KEY_LIFE = timedelta(hours=23)
+READS_MAX = 3
+# No further try of a read begins after this.
+READ_DEADLINE_S = 15
 PAGE = 100
 PAGES_MAX = 50
 # Clocks of the two sides may differ when a lookup asks for "created since".
@@ -50,12 +58,8 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class StripeRefused(Exception):
-    """Stripe's definite no, with its code. It will say so again."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
+class StripeRefused(RailRefused):
+    """Stripe's definite no, with its code."""
 
 
 class StripeMissing(StripeRefused):
@@ -103,9 +107,37 @@ def key_of(made: Any) -> UUID | None:
     return UUID(hex=text) if len(text) == 32 and set(text) <= set("0123456789abcdef") else None
 
 
-class _HttpClient(stripe.HTTPXClient):
-    """The SDK hands its encoded text to httpx as ``data``, which httpx deprecates for text."""
+class _Busy(Exception):
+    """A read was answered by 5xx or a rate limit."""
 
+
+class _HttpClient(stripe.HTTPXClient):
+    """Reads are repeated a few times, with jitter; what creates is not: its outcome would be
+    unknown, which the caller has to know (see :meth:`StripeGateway.once`)."""
+
+    async def request_async(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
+    ) -> tuple[Any, int, Mapping[str, str]]:
+        """One call; GET up to ``READS_MAX`` times within ``READ_DEADLINE_S``."""
+        answer: tuple[Any, int, Mapping[str, str]] | None = None
+        attempts = READS_MAX if method.upper() == "GET" else 1
+        with contextlib.suppress(_Busy):
+            async for attempt in stamina.retry_context(
+                on=(_Busy, stripe.APIConnectionError),
+                attempts=attempts,
+                timeout=READ_DEADLINE_S,
+                wait_initial=0.05,
+                wait_max=0.5,
+                wait_jitter=0.1,
+            ):
+                with attempt:
+                    answer = await super().request_async(method, url, headers, post_data)
+                    if answer[1] >= 500 or answer[1] == 429:
+                        raise _Busy
+        assert answer is not None
+        return answer
+
+    # The SDK hands its encoded text to httpx as ``data``, which httpx deprecates for text.
     def _get_request_args_kwargs(
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any
     ) -> Any:
@@ -124,6 +156,7 @@ class StripeGateway:
         api_key = settings.stripe_api_key.get_secret_value()
         self.livemode = "_live_" in api_key
         self._http = _HttpClient(timeout=settings.stripe_timeout_s)
+        self.breaker = Breaker(kernel.clock.now)
         # No retries inside the SDK: it would hide from us that an outcome was unknown.
         self.api = stripe.StripeClient(
             api_key,
@@ -137,28 +170,32 @@ class StripeGateway:
         await self._http.close_async()  # type: ignore[no-untyped-call]
 
     async def ask(self, call: Awaitable[T]) -> T:
-        """Await one call with its errors mapped. Raises AssertionError inside a unit of work."""
+        """Await one call with its errors mapped, unless the breaker is open (RailUnavailable).
+
+        Raises AssertionError inside a unit of work.
+        """
         try:
             assert_no_unit_of_work()
         except AssertionError:
             getattr(call, "close", lambda: None)()
             raise
+        wait_s = self.breaker.admit()
+        if wait_s > 0:
+            getattr(call, "close", lambda: None)()
+            raise RailUnavailable(
+                "The payment provider has been failing; it is left alone for a moment.",
+                retry_after_s=math.ceil(wait_s),
+            )
         try:
-            return await call
-        except stripe.CardError as error:
-            decline = getattr(error.error, "decline_code", None)
-            raise StripeRefused(str(decline or error.code or "card_declined")) from error
-        except stripe.IdempotencyError as error:
-            raise ValueError("the key was used for another call") from error
-        except stripe.InvalidRequestError as error:
-            if error.http_status == 404:
-                raise StripeMissing(str(error.code or "resource_missing")) from error
-            raise StripeRefused(str(error.code or "invalid_request")) from error
-        except (stripe.AuthenticationError, stripe.PermissionError) as error:
-            _log.error("stripe_key_refused", status=error.http_status)
-            raise RailUnavailable("The payment provider refused our credentials.") from error
-        except stripe.StripeError as error:
-            raise RailUnavailable("The payment provider's answer is unknown.") from error
+            answer = await _translated(call)
+        except RailUnavailable:
+            self.breaker.failed()
+            raise
+        except (RailRefused, ValueError):
+            self.breaker.succeeded()
+            raise
+        self.breaker.succeeded()
+        return answer
 
     async def once(
         self, kind: str, key: UUID, steps: Steps[T], *, subject_id: UUID, account: str | None = None
@@ -273,6 +310,25 @@ class StripeGateway:
     async def _write(self, statement: str, key: UUID, value: str) -> None:
         async with self.kernel.unit_of_work() as uow:
             await (await uow.raw()).execute(statement, key, value)
+
+
+async def _translated(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except stripe.CardError as error:
+        decline = getattr(error.error, "decline_code", None)
+        raise StripeRefused(str(decline or error.code or "card_declined")) from error
+    except stripe.IdempotencyError as error:
+        raise ValueError("the key was used for another call") from error
+    except stripe.InvalidRequestError as error:
+        if error.http_status == 404:
+            raise StripeMissing(str(error.code or "resource_missing")) from error
+        raise StripeRefused(str(error.code or "invalid_request")) from error
+    except (stripe.AuthenticationError, stripe.PermissionError) as error:
+        _log.error("stripe_key_refused", status=error.http_status)
+        raise RailUnavailable("The payment provider refused our credentials.") from error
+    except stripe.StripeError as error:
+        raise RailUnavailable("The payment provider's answer is unknown.") from error
 
 
 def _stored(row: Mapping[str, Any]) -> StoredCommand:

@@ -1,13 +1,25 @@
 """The ledger: durable 3-leg transfers per second, beside two yardsticks on the same server.
 
+2,000 accounts, one hot fee account in every transfer, 10 % refused for lack of money, fsync and
+synchronous_commit on. Only booked transfers count, on both sides; callers run in the process of
+the writer and are part of its cost. ``ratio_*`` take the best of our runs.
+
 (a) A SQL function per transfer with 16 connections: the usual way to put a ledger into Postgres
 (account rows locked in id order, overdraft checked, key unique; no hash chain, no triggers, no
-memory of refusals). (b) COPY of the very rows our run made, into tables of the same columns,
-checks and indexes without triggers: the limit of this disk and processor.
+memory of refusals).
 
-2,000 accounts, one hot fee account in every transfer, 10 % refused for lack of money,
-synchronous_commit on. Only booked transfers count, on both sides. ``BENCH_LEDGER_S`` sets the
-seconds per run.
+(b) COPY of the very rows that our runs made, finished, in one transaction, into the ledger's own
+tables in a fresh database: same indexes, checks and triggers, which there too check the postings
+and move the balances. Nobody decides, hashes or encodes anything there, there are no callers and
+one commit: the limit of this Postgres. ``copy_without_triggers_per_s`` is the same with them off.
+
+Growth: a ledger of 10 k and one of 10 M postings on one server, driven in turns; the ratio is
+cost per transfer, large to small. The large one is filled by the ledger writer itself, with a
+full queue, so that it is what traffic leaves, hash chain included. ``market ledger verify`` then
+proves it in a process of its own, whose peak resident memory is reported.
+
+``BENCH_LEDGER_S`` sets the seconds per run, ``BENCH_LEDGER_POSTINGS`` the size of the large
+ledger (the keys keep their names; ``large_postings`` tells).
 """
 
 import asyncio
@@ -16,12 +28,14 @@ import json
 import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
@@ -45,9 +59,14 @@ ACCOUNTS = 2_000
 FUNDS = 10**12
 REFUSED_PER_10 = 1
 PEER_CONNECTIONS = 16
-CALLERS = (1, 64, 1_024)
+CALLERS = (1, 64, 1_024, 4_096)
 RUN_S = float(os.environ.get("BENCH_LEDGER_S", "5"))
+POSTINGS = int(os.environ.get("BENCH_LEDGER_POSTINGS", "10_000_000"))
+LOADERS = 4_096
+GROWTH_CALLERS = 1_024
+GROWTH_ROUNDS = 3
 COPIED = ("batch", "transfer", "posting", "command")
+ACCOUNT_COLUMNS = "id, kind, owner, currency, created_at"
 
 _PEER_SCHEMA = """
 CREATE SCHEMA peer;
@@ -146,16 +165,13 @@ async def fund(kernel: Kernel, refs: list[AccountRef]) -> None:
         )
 
 
-async def run_ours(kernel: Kernel, flow: Flow) -> dict[int, Run]:
-    runs = {}
-    for callers in CALLERS:
-        async with LedgerWriter(kernel) as writer:
+async def run_writer(kernel: Kernel, flow: Flow, callers: int) -> Run:
+    async with LedgerWriter(kernel) as writer:
 
-            async def one(writer: LedgerWriter = writer) -> bool:
-                return isinstance(await writer.submit(flow.next()), Applied)
+        async def one() -> bool:
+            return isinstance(await writer.submit(flow.next()), Applied)
 
-            runs[callers] = await drive(callers, one)
-    return runs
+        return await drive(callers, one)
 
 
 async def run_units(kernel: Kernel, refs: list[AccountRef]) -> Run:
@@ -208,39 +224,142 @@ async def run_peer(owner_url: str, flow: Flow) -> Run:
     return run
 
 
-async def run_copy(owner_url: str) -> float:
-    """Transfers per second when their finished rows are only copied in, one commit for all."""
+async def copy_out(owner_url: str) -> dict[str, bytes]:
+    """The rows that our runs made, to be copied in again."""
     connection = await asyncpg.connect(owner_url)
-    await connection.execute("CREATE SCHEMA copied")
     rows: dict[str, bytes] = {}
-    for table in COPIED:
-        await connection.execute(
-            f"CREATE TABLE copied.{table} (LIKE settlement.{table} INCLUDING ALL)"
-        )
-        buffer = io.BytesIO()
-        await connection.copy_from_query(
-            f"SELECT * FROM settlement.{table}", output=buffer, format="binary"
-        )
-        rows[table] = buffer.getvalue()
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        for table, columns in (("account", ACCOUNT_COLUMNS), *((name, "*") for name in COPIED)):
+            buffer = io.BytesIO()
+            query = f"SELECT {columns} FROM settlement.{table}"
+            await connection.copy_from_query(query, output=buffer, format="binary")
+            rows[table] = buffer.getvalue()
+    await connection.close()
+    return rows
+
+
+async def run_copy(owner_url: str, rows: dict[str, bytes], *, triggers: bool) -> float:
+    """Transfers per second when finished rows are only copied in, one commit for all.
+
+    Into the ledger's own tables of a fresh database, with their indexes, checks and, if asked,
+    triggers (which move the balances). The empty accounts stand ready, they are not timed.
+    """
+    connection = await asyncpg.connect(owner_url)
+    await connection.copy_to_table(
+        "account",
+        schema_name="settlement",
+        columns=ACCOUNT_COLUMNS.split(", "),
+        source=io.BytesIO(rows["account"]),
+        format="binary",
+    )
+    if not triggers:
+        for table in COPIED:
+            await connection.execute(f"ALTER TABLE settlement.{table} DISABLE TRIGGER USER")
     begun = time.perf_counter()
     async with connection.transaction():
         for table in COPIED:
             await connection.copy_to_table(
-                table, schema_name="copied", source=io.BytesIO(rows[table]), format="binary"
+                table, schema_name="settlement", source=io.BytesIO(rows[table]), format="binary"
             )
     seconds = time.perf_counter() - begun
-    transfers = await connection.fetchval("SELECT count(*) FROM copied.transfer")
+    transfers = await connection.fetchval("SELECT count(*) FROM settlement.transfer")
     await connection.close()
     return float(transfers / seconds)
 
 
-async def measure(folder: Path) -> dict[str, float]:
-    servers = start_embedded(folder, want_redis=True)
-    try:
-        migrations.upgrade(servers.owner_database_url, APP_ROLE)
+async def load(kernel: Kernel, flow: Flow, postings: int) -> float:
+    """Let the ledger itself book until it has ``postings``; returns the seconds.
+
+    The writer, with a full queue: the rows are the ones that real traffic leaves, hash chain
+    included, in the order in which it leaves them.
+    """
+    async with kernel.unit_of_work() as uow:
+        booked: int = await (await uow.raw()).fetchval("SELECT count(*) FROM settlement.posting")
+    left = max(0, postings - booked) // 3
+    begun = time.perf_counter()
+
+    async def caller(writer: LedgerWriter) -> None:
+        nonlocal left
+        while left > 0:
+            booked = isinstance(await writer.submit(flow.next()), Applied)
+            left -= booked
+
+    async with LedgerWriter(kernel) as writer:
+        await asyncio.gather(*(caller(writer) for _ in range(LOADERS)))
+    return time.perf_counter() - begun
+
+
+async def run_growth(small: Kernel, large: Kernel, flows: tuple[Flow, Flow]) -> list[float]:
+    """Transfers per second of a small and a large ledger on one server, in turns.
+
+    In turns because a machine is not equally fast all the time; the median of each counts.
+    """
+    speeds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(GROWTH_ROUNDS):
+        for kernel, flow, found in zip((small, large), flows, speeds, strict=True):
+            found.append((await run_writer(kernel, flow, GROWTH_CALLERS)).per_s)
+    return [statistics.median(found) for found in speeds]
+
+
+def run_verify(settings: dict[str, str]) -> tuple[float, float]:
+    """``market ledger verify`` in a process of its own: seconds, and peak resident MiB."""
+    environment = {**os.environ, **settings}
+    command = [str(Path(sys.executable).with_name("market")), "ledger", "verify"]
+    begun = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    assert process.returncode == 0, text[-2_000:]
+    # Kibibytes on Linux, bytes on macOS (getrusage(2)).
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    return time.perf_counter() - begun, usage.ru_maxrss / unit
+
+
+class Bench:
+    """One server with one database per yardstick."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._servers = start_embedded(folder, want_redis=True)
+
+    async def database(self, name: str) -> str:
+        """A fresh migrated ledger; returns its owner's address."""
+        owner_url = self._servers.owner_database_url
+        connection = await asyncpg.connect(owner_url)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+        url = _named(owner_url, name)
+        migrations.upgrade(url, APP_ROLE)
+        return url
+
+    def app_url(self, name: str) -> str:
+        return _named(self._servers.database_url, name)
+
+    def owner_url(self, name: str) -> str:
+        return _named(self._servers.owner_database_url, name)
+
+    def verify(self, name: str) -> tuple[float, float]:
+        """Seconds and peak resident MiB of ``market ledger verify``."""
+        return run_verify(
+            {
+                "MARKET_HOME": str(self._folder),
+                "MARKET_DATABASE_URL": self.app_url(name),
+                "MARKET_OWNER_DATABASE_URL": self.owner_url(name),
+                "MARKET_REDIS_URL": self._servers.redis_url,
+            }
+        )
+
+    async def ledger(self, name: str) -> tuple[Kernel, Flow]:
+        """A fresh ledger, open, with funded accounts and their traffic."""
+        await self.database(name)
         kernel = open_kernel(
             load_settings(
-                database_url=servers.database_url, redis_url=servers.redis_url, home=folder
+                database_url=self.app_url(name),
+                redis_url=self._servers.redis_url,
+                home=self._folder,
             )
         )
         async with kernel.unit_of_work() as uow:
@@ -248,52 +367,109 @@ async def measure(folder: Path) -> dict[str, float]:
             assert await (await uow.raw()).fetchval("SHOW fsync") == "on"
         flow = Flow([AccountRef("available", new_id(), "CNY") for _ in range(ACCOUNTS)])
         await fund(kernel, flow.refs[:ACCOUNTS])
-        ours = await run_ours(kernel, flow)
+        return kernel, flow
+
+    def stop(self) -> None:
+        self._servers.stop()
+
+
+def _named(url: str, database: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+async def measure(folder: Path) -> dict[str, float]:
+    bench = Bench(folder)
+    try:
+        kernel, flow = await bench.ledger("speed")
+        ours = {callers: await run_writer(kernel, flow, callers) for callers in CALLERS}
         units = await run_units(kernel, flow.refs[:ACCOUNTS])
-        copied_per_s = await run_copy(servers.owner_database_url)
-        peer = await run_peer(servers.owner_database_url, flow)
-        report = await verify_ledger(servers.database_url)
+        peer = await run_peer(await bench.database("peer"), flow)
+        report = await verify_ledger(bench.app_url("speed"))
         assert report.ok, report.findings
         await kernel.close()
+        rows = await copy_out(bench.owner_url("speed"))
+        copies = {
+            on: await run_copy(await bench.database(f"copied_{int(on)}"), rows, triggers=on)
+            for on in (True, False)
+        }
+        del rows
+        small, small_flow = await bench.ledger("small")
+        await load(small, small_flow, 10_000)
+        large, large_flow = await bench.ledger("large")
+        load_s = await load(large, large_flow, POSTINGS)
+        speeds = await run_growth(small, large, (small_flow, large_flow))
+        await small.close()
+        await large.close()
+        verify_s, verify_mib = bench.verify("large")
     finally:
-        servers.stop()
-    return _figures(ours, units, peer, copied_per_s)
+        bench.stop()
+    return figures(ours, units, peer, copies) | {
+        "growth_10m_vs_10k": speeds[0] / speeds[1],
+        "growth_small_per_s": speeds[0],
+        "growth_large_per_s": speeds[1],
+        "large_postings": float(POSTINGS),
+        "large_load_s": load_s,
+        "verify_10m_s": verify_s,
+        "verify_10m_rss_mib": verify_mib,
+    }
 
 
-def _figures(ours: dict[int, Run], units: Run, peer: Run, copied_per_s: float) -> dict[str, float]:
+def figures(
+    ours: dict[int, Run], units: Run, peer: Run, copies: dict[bool, float]
+) -> dict[str, float]:
+    """The speeds, and their ratios to the yardsticks."""
     best = max(run.per_s for run in ours.values())
-    table = Table("what", "callers", "booked/s", "p50 ms", "p99 ms", title="Ledger")
-
-    def line(what: str, callers: int, run: Run) -> None:
-        numbers: list[Any] = [f"{run.per_s:,.0f}", f"{run.p50_ms:.1f}", f"{run.p99_ms:.1f}"]
-        table.add_row(what, str(callers), *numbers)
-
-    figures: dict[str, float] = {}
+    found: dict[str, float] = {}
     for callers, run in ours.items():
-        line("group commit", callers, run)
-        figures[f"ledger_per_s_{callers}"] = run.per_s
-        figures[f"ledger_p50_ms_{callers}"] = run.p50_ms
-        figures[f"ledger_p99_ms_{callers}"] = run.p99_ms
-    line("one unit of work each", 8, units)
-    line("SQL function each", PEER_CONNECTIONS, peer)
-    table.add_row("COPY of the same rows", "1", f"{copied_per_s:,.0f}", "", "")
-    Console().print(table)
-    figures |= {
+        found[f"ledger_per_s_{callers}"] = run.per_s
+        found[f"ledger_p50_ms_{callers}"] = run.p50_ms
+        found[f"ledger_p99_ms_{callers}"] = run.p99_ms
+    return found | {
         "ledger_units_per_s": units.per_s,
         "sql_function_per_s": peer.per_s,
-        "copy_per_s": copied_per_s,
+        "sql_function_p50_ms": peer.p50_ms,
+        "sql_function_p99_ms": peer.p99_ms,
+        "copy_per_s": copies[True],
+        "copy_without_triggers_per_s": copies[False],
         "ratio_vs_sql_function": best / peer.per_s,
-        "ratio_vs_copy": best / copied_per_s,
+        "ratio_vs_copy": best / copies[True],
+        "ratio_vs_copy_without_triggers": best / copies[False],
     }
-    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def show(found: dict[str, float]) -> None:
+    """The same figures as a table."""
+    table = Table("what", "callers", "booked/s", "p50 ms", "p99 ms", title="Ledger")
+
+    def line(what: str, callers: int, *figures: float) -> None:
+        table.add_row(what, str(callers), *(f"{figure:,.1f}" for figure in figures))
+
+    for callers in CALLERS:
+        speed = (found[f"ledger_{name}_{callers}"] for name in ("per_s", "p50_ms", "p99_ms"))
+        line("group commit", callers, *speed)
+    line("one unit of work each", 8, found["ledger_units_per_s"])
+    peer = (found[f"sql_function_{name}"] for name in ("per_s", "p50_ms", "p99_ms"))
+    line("SQL function each", PEER_CONNECTIONS, *peer)
+    line("COPY of the same rows", 1, found["copy_per_s"])
+    line("COPY, triggers off", 1, found["copy_without_triggers_per_s"])
+    line("group commit, 10 k postings", GROWTH_CALLERS, found["growth_small_per_s"])
+    line(f"group commit, {POSTINGS:,} postings", GROWTH_CALLERS, found["growth_large_per_s"])
+    console = Console()
+    console.print(table)
+    console.print(
+        f"verify of {POSTINGS:,} postings: {found['verify_10m_s']:.0f} s, "
+        f"{found['verify_10m_rss_mib']:.0f} MiB"
+    )
 
 
 def main() -> dict[str, float]:
     """Measure, print the table and, as the last line, the figures as JSON."""
     with tempfile.TemporaryDirectory(prefix="bench-ledger-") as folder:
-        figures = asyncio.run(measure(Path(folder)))
-    print(json.dumps(figures))
-    return figures
+        measured = asyncio.run(measure(Path(folder)))
+    show(measured)
+    rounded = {name: round(value, 4) for name, value in measured.items()}
+    print(json.dumps(rounded))
+    return rounded
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ _TABLES = {
     "payout_id": ("pay", "settlement.payout"),
     "plan_id": ("pln", "pricing.plan"),
     "product_id": ("prd", "listings.product"),
-    "quote_id": ("quo", "demand.quote"),
+    "request_quote_id": ("quo", "demand.quote"),
     "receipt_id": ("rcp", "contracts.receipt"),
     "request_id": ("req", "demand.request"),
     "ruling_id": ("rul", "contracts.ruling"),

@@ -116,6 +116,25 @@ def test_an_empty_ledger_verifies_beside_the_running_api(up: Running) -> None:
     assert get(f"{up.url}/livez")["status"] == "ok"
 
 
+def test_a_past_day_is_reconciled_and_an_unknown_webhook_named(up: Running) -> None:
+    done = run(up.home, "settlement", "reconcile", "--day", "2026-01-31")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["rail"], found["since"], found["difference_count"]) == (
+        "sandbox",
+        "2026-01-31T00:00:00Z",
+        0,
+    )
+    early = run(up.home, "settlement", "reconcile", "--day", "2999-01-01")
+    assert early.returncode == 1
+    assert "Only a past day" in early.stderr
+    assert "Traceback" not in early.stderr
+    event = "00000000-0000-7000-8000-000000000000"
+    missing = run(up.home, "settlement", "replay-webhook", event, "--reason", "a test")
+    assert missing.returncode == 1
+    assert "No such webhook event" in missing.stderr
+
+
 def test_a_wrong_certificate_is_refused_offline(up: Running, tmp_path: Path) -> None:
     keys = tmp_path / "jwks.json"
     keys.write_text(json.dumps(get(f"{up.url}/.well-known/jwks.json")))

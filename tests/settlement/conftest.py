@@ -5,12 +5,34 @@ from dataclasses import dataclass
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, Phase, settings as hypothesis_settings
 
 from market.kernel import migrations
 from market.kernel.context import Kernel, open_kernel
 from market.kernel.embedded import start_embedded
 from market.kernel.embedded_postgres import APP_ROLE, SUPERUSER
 from market.kernel.settings import Settings
+
+CI_PROFILE, SOAK_PROFILE = "ledger-ci", "ledger-soak"
+# Without an example database: a run is its seed, and nothing that an earlier one left behind.
+hypothesis_settings.register_profile(
+    CI_PROFILE,
+    max_examples=86,
+    stateful_step_count=30,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    # Shrinking plays a failure hundreds of times, a second each: the steps as found must do.
+    phases=[Phase.generate],
+    # A step is a few transactions, so an example takes a second: slow is what it is.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+hypothesis_settings.register_profile(
+    SOAK_PROFILE,
+    hypothesis_settings.get_profile(CI_PROFILE),
+    max_examples=60,
+    stateful_step_count=60,
+)
 
 
 @dataclass(frozen=True)

@@ -6,29 +6,20 @@ payouts beyond an account's balance are refused. Events pile up in ``events``; t
 """
 
 import asyncio
-import itertools
 import json
 import re
-import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from tests.settlement.stripe_acts import StripeActs
+from tests.settlement.stripe_books import Json, Refusal
 from tests.settlement.stripe_form import nest, public
 
-Json = dict[str, Any]
-
-
-class Refusal(Exception):
-    """A 4xx of Stripe's."""
-
-    def __init__(self, code: str, *, status: int = 400, type_: str = "invalid_request_error"):
-        super().__init__(code)
-        self.status = status
-        self.body = {"error": {"type": type_, "code": code, "message": code}}
+# Written with two decimals, paid out without (docs.stripe.com/currencies).
+WHOLE_UNITS = frozenset({"huf", "isk", "twd", "ugx"})
 
 
 @dataclass
@@ -55,18 +46,14 @@ class Sent:
 
 
 @dataclass
-class StripeFake:
-    """The state. ``objects`` by id; ``balances`` by account ("" is the platform)."""
+class StripeFake(StripeActs):
+    """The API. ``answers`` by Idempotency-Key; ``sent`` is what came in."""
 
-    objects: dict[str, Json] = field(default_factory=dict)
-    balances: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     answers: dict[str, tuple[str, int, Json]] = field(default_factory=dict)
-    events: list[tuple[str, Json]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     down: bool = False
     hang_s: float = 1.5
-    _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -246,50 +233,6 @@ class StripeFake:
         session["_intent"] = params["payment_intent_data"]
         return session
 
-    def pay(self, session_id: str, *, amount: int | None = None, slow: bool = False) -> str:
-        """The payer pays on Stripe's page (``amount``: another one); returns the payment."""
-        session = self._get(session_id)
-        taken = session["amount_total"] if amount is None else amount
-        payment = self._make(
-            "pi",
-            "payment_intent",
-            status="processing" if slow else "succeeded",
-            amount=taken,
-            amount_received=0 if slow else taken,
-            currency=session["currency"],
-            customer=session["customer"],
-            metadata=session["_intent"]["metadata"],
-        )
-        session.update(
-            status="complete", payment_intent=payment["id"], amount_total=taken, url=None
-        )
-        if session["_intent"].get("setup_future_usage"):
-            self.save_card(session["customer"])
-        if not slow:
-            self._received(session, payment)
-        self._event("checkout.session.completed", session)
-        return str(payment["id"])
-
-    def clear(self, session_id: str) -> None:
-        """The slow bank debit of a session comes in."""
-        session = self._get(session_id)
-        payment = self._get(session["payment_intent"])
-        payment.update(status="succeeded", amount_received=payment["amount"])
-        self._received(session, payment)
-        self._event("checkout.session.async_payment_succeeded", session)
-
-    def _received(self, session: Json, payment: Json) -> None:
-        session["payment_status"] = "paid"
-        self._move("", payment["amount"], payment, kind="charge", fee=payment["amount"] // 100)
-        self._event("payment_intent.succeeded", payment)
-
-    def save_card(self, customer: str, *, decline: str | None = None) -> str:
-        """A card in the customer's wallet."""
-        card = {"brand": "visa", "last4": "4242", "exp_month": 4, "exp_year": 2030}
-        made = self._make("pm", "payment_method", customer=customer, card=card, type="card")
-        made["_decline"] = decline
-        return str(made["id"])
-
     def _payment(self, params: Json) -> Json:
         method = self._get(params["payment_method"])
         if method["customer"] != params["customer"]:
@@ -329,40 +272,6 @@ class StripeFake:
         self._event("refund.created", made)
         return made
 
-    def fail_refund(self, refund_id: str) -> None:
-        """The card was closed meanwhile: the money comes back to the platform."""
-        made = self._get(refund_id)
-        made.update(status="failed", failure_reason="expired_or_canceled_card")
-        self._move("", made["amount"], made, kind="refund_failure")
-        self._event("refund.failed", made)
-
-    def dispute(self, payment_id: str) -> str:
-        """The cardholder disputes: the money is withdrawn."""
-        payment = self._get(payment_id)
-        made = self._make(
-            "dp",
-            "dispute",
-            status="needs_response",
-            amount=payment["amount"],
-            currency=payment["currency"],
-            payment_intent=payment_id,
-            balance_transactions=[],
-        )
-        made["balance_transactions"].append(
-            self._move("", -payment["amount"], made, kind="dispute", fee=1_500)
-        )
-        self._event("charge.dispute.funds_withdrawn", made)
-        return str(made["id"])
-
-    def win_dispute(self, dispute_id: str) -> None:
-        """The bank decides for us: the money comes back."""
-        made = self._get(dispute_id)
-        made["status"] = "won"
-        made["balance_transactions"].append(
-            self._move("", made["amount"], made, kind="dispute_reversal")
-        )
-        self._event("charge.dispute.funds_reinstated", made)
-
     def _account(self, params: Json) -> Json:
         if params["country"] == "KP":
             raise Refusal("country_unsupported")
@@ -377,16 +286,9 @@ class StripeFake:
             requirements={"currently_due": ["external_account"], "past_due": []},
         )
 
-    def complete(self, account_id: str) -> None:
-        """The seller has answered all that Stripe asks."""
-        needs: Json = {"currently_due": [], "past_due": [], "disabled_reason": None}
-        account = self._get(account_id)
-        account.update(details_submitted=True, payouts_enabled=True, requirements=needs)
-        self._event("account.updated", account, account=account_id)
-
     def _transfer(self, params: Json) -> Json:
         amount = int(params["amount"])
-        if self.balances[""] < amount:
+        if self.balances["", params["currency"]] < amount:
             raise Refusal("balance_insufficient")
         made = self._make(
             "tr",
@@ -399,7 +301,7 @@ class StripeFake:
             metadata=params["metadata"],
         )
         self._move("", -amount, made, kind="transfer")
-        self.balances[params["destination"]] += amount
+        self.balances[params["destination"], params["currency"]] += amount
         return made
 
     def _reversal(self, transfer_id: str, params: Json) -> Json:
@@ -407,7 +309,8 @@ class StripeFake:
         amount = int(params["amount"])
         if transfer["amount_reversed"] + amount > transfer["amount"]:
             raise Refusal("transfer_already_reversed")
-        if self.balances[transfer["destination"]] < amount:
+        place = (transfer["destination"], transfer["currency"])
+        if self.balances[place] < amount:
             raise Refusal("balance_insufficient")
         transfer["amount_reversed"] += amount
         made = self._make(
@@ -418,15 +321,18 @@ class StripeFake:
             transfer=transfer_id,
             metadata=params["metadata"],
         )
-        self.balances[transfer["destination"]] -= amount
+        self.balances[place] -= amount
         self._move("", amount, made, kind="transfer_reversal")
         return made
 
     def _payout(self, params: Json, account: str) -> Json:
         amount = int(params["amount"])
-        if self.balances[account] < amount:
+        if params["currency"] in WHOLE_UNITS and amount % 100:
+            raise Refusal("parameter_invalid_integer")
+        place = (account, params["currency"])
+        if self.balances[place] < amount:
             raise Refusal("balance_insufficient")
-        self.balances[account] -= amount
+        self.balances[place] -= amount
         return self._make(
             "po",
             "payout",
@@ -436,61 +342,6 @@ class StripeFake:
             metadata=params["metadata"],
             _account=account,
         )
-
-    def end_payout(self, payout_id: str, *, failure_code: str | None = None) -> None:
-        """The bank took the money, or sent it back."""
-        payout = self._get(payout_id)
-        payout["status"] = "paid" if failure_code is None else "failed"
-        payout["failure_code"] = failure_code
-        if failure_code is not None:
-            self.balances[payout["_account"]] += payout["amount"]
-        self._event(f"payout.{payout['status']}", payout, account=payout["_account"])
-
-    def only(self, kind: str) -> Json:
-        """The newest object of a kind."""
-        return next(made for made in reversed(self.objects.values()) if made["object"] == kind)
-
-    def count(self, kind: str) -> int:
-        """How many objects of a kind there are."""
-        return sum(made["object"] == kind for made in self.objects.values())
-
-    def _get(self, name: str) -> Json:
-        if name not in self.objects:
-            raise Refusal("resource_missing", status=404)
-        return self.objects[name]
-
-    def _make(self, prefix: str, kind: str, **fields: Any) -> Json:
-        name = f"{prefix}_{next(self._numbers)}"
-        made = {"id": name, "object": kind, "created": int(time.time()), "livemode": False}
-        self.objects[name] = made | fields
-        return self.objects[name]
-
-    def _move(self, account: str, amount: int, source: Json, *, kind: str, fee: int = 0) -> Json:
-        self.balances[account] += amount - fee
-        return self._make(
-            "txn",
-            "balance_transaction",
-            amount=amount,
-            fee=fee,
-            net=amount - fee,
-            currency=source["currency"],
-            type=kind,
-            reporting_category=kind,
-            source=source["id"],
-        )
-
-    def _event(self, type_: str, made: Json, *, account: str | None = None) -> None:
-        event: Json = {
-            "id": f"evt_{next(self._numbers)}",
-            "object": "event",
-            "type": type_,
-            "livemode": False,
-            "created": int(time.time()),
-            "data": {"object": {"id": made["id"], "object": made["object"]}},
-        }
-        if account is not None:
-            event["account"] = account
-        self.events.append(("platform" if account is None else "connect", event))
 
 
 def _values(found: Any) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from market.kernel.context import Kernel
 from settlement import ledger, sql
 from settlement.commands import Capture, Command, Refused, Transfer, Void
-from settlement.sql import COPY_FROM_ENTRIES
+from settlement.copying import COPY_FROM_ENTRIES
 from tests.settlement.factories import available, book, count, fund, hold, now, transfer, verified
 
 _ROWS = """

@@ -132,21 +132,21 @@ def _posting_sql(
 
 
 # Each keeps to all rules but one. The account has 1,000 after posting 2.
-FORGERIES: dict[str, tuple[tuple[tuple[int, int, int, str], ...], int, int, str]] = {
-    "one leg": (((3, 5, 1_005, "CNY"),), 1_005, 3, "not zero-sum"),
-    "cross-currency": (
-        ((3, 5, 1_005, "CNY"), (4, -5, 1_000, "USD")),
-        1_000,
-        4,
-        "not zero-sum",
+FORGERIES: dict[str, tuple[tuple[tuple[int, int, int, str], ...], str]] = {
+    "one leg": (((3, 5, 1_005, "CNY"),), "not zero-sum"),
+    "cross-currency": (((3, 5, 1_005, "CNY"), (4, -5, 1_000, "USD")), "not zero-sum"),
+    "gap": (((4, 5, 1_005, "CNY"), (5, -5, 1_000, "CNY")), "continue"),
+    "gap inside": (((3, 5, 1_005, "CNY"), (5, -5, 1_000, "CNY")), "continue"),
+    "from the start": (((1, 5, 5, "CNY"), (2, -5, 0, "CNY")), "posting_pkey"),
+    "again": (((2, 5, 1_005, "CNY"), (3, -5, 1_000, "CNY")), "posting_pkey"),
+    "wrong balance": (((3, 5, 1_006, "CNY"), (4, -5, 1_001, "CNY")), "without its posting"),
+    "wrong first balance": (((3, 5, 1_006, "CNY"), (4, -5, 1_000, "CNY")), "continue"),
+    "wrong last balance": (((3, 5, 1_005, "CNY"), (4, -5, 999, "CNY")), "continue"),
+    "other currency": (((3, 5, 1_005, "USD"), (4, -5, 1_000, "USD")), "continue"),
+    "currency inside": (
+        ((3, 5, 1_005, "CNY"), (4, 5, 1_010, "USD"), (5, -5, 1_005, "CNY"), (6, -5, 1_000, "USD")),
+        "continue",
     ),
-    "gap": (((4, 5, 1_005, "CNY"), (5, -5, 1_000, "CNY")), 1_000, 5, "continue"),
-    "gap inside": (((3, 5, 1_005, "CNY"), (5, -5, 1_000, "CNY")), 1_000, 5, "continue"),
-    "wrong balance": (((3, 5, 1_006, "CNY"), (4, -5, 1_001, "CNY")), 1_001, 4, "continue"),
-    "wrong balance inside": (((3, 5, 1_005, "CNY"), (4, -5, 999, "CNY")), 999, 4, "continue"),
-    "account elsewhere": (((3, 5, 1_005, "CNY"), (4, -5, 1_000, "CNY")), 1_000, 5, "."),
-    "account not moved": (((3, 5, 1_005, "CNY"), (4, -5, 1_000, "CNY")), 1_000, 2, "continue"),
-    "other currency": (((3, 5, 1_005, "USD"), (4, -5, 1_000, "USD")), 1_000, 4, "continue"),
 }
 
 
@@ -154,61 +154,120 @@ FORGERIES: dict[str, tuple[tuple[tuple[int, int, int, str], ...], int, int, str]
 async def test_unsound_postings_are_refused_to_everyone(
     guarded: Guarded, account: AccountRef, name: str
 ) -> None:
-    legs, posted, seq, match = FORGERIES[name]
+    legs, match = FORGERIES[name]
     forged = uuid.uuid4()
-    rows = ", ".join(
-        f"('{account.id}'::uuid, {s}::bigint, '{forged}'::uuid, '{c}', {a}::bigint, {b}::bigint)"
-        for s, a, b, c in legs
-    )
-    statement = (
-        f"WITH moved AS (UPDATE settlement.account SET posted = {posted}, seq = {seq} "
-        f"WHERE id = '{account.id}') "
-        "INSERT INTO settlement.posting (account_id, seq, transfer_id, currency, amount, balance) "
-        f"SELECT * FROM (VALUES {rows}) AS legs"
-    )
+    statements = (_transfer_sql(forged), _posting_sql(account, forged, *legs))
     before = await state(guarded.kernel, account)
+    refused = (asyncpg.CheckViolationError, asyncpg.UniqueViolationError)
     for url in (guarded.app_url, guarded.owner_url):
-        await refuse(
-            url, _transfer_sql(forged), statement, error=asyncpg.CheckViolationError, match=match
-        )
-    with pytest.raises(asyncpg.CheckViolationError, match=match):
-        await guarded.run(_transfer_sql(forged), statement, replica=True)
+        with pytest.raises(refused, match=match):
+            await _attempt(url, statements)
+    with pytest.raises(refused, match=match):
+        await guarded.run(*statements, replica=True)
     assert await state(guarded.kernel, account) == before
 
 
-async def test_postings_need_their_transfer_and_legs_come_together(
+@pytest.mark.parametrize("name", FORGERIES)
+async def test_unsound_postings_cannot_be_copied_in(
+    guarded: Guarded, account: AccountRef, name: str
+) -> None:
+    """COPY fires the same triggers; it is how large batches are written."""
+    legs, match = FORGERIES[name]
+    forged = uuid.uuid4()
+    connection = await asyncpg.connect(guarded.app_url)
+    refused = (asyncpg.CheckViolationError, asyncpg.UniqueViolationError)
+    records = [(account.id, seq, forged, code, amount, bal) for seq, amount, bal, code in legs]
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(_transfer_sql(forged))
+    try:
+        with pytest.raises(refused, match=match):
+            await connection.copy_records_to_table(
+                "posting",
+                schema_name="settlement",
+                columns=("account_id", "seq", "transfer_id", "currency", "amount", "balance"),
+                records=records,
+            )
+    finally:
+        await transaction.rollback()
+        await connection.close()
+    assert await state(guarded.kernel, account) == (1_000, 100, 2)
+
+
+async def test_postings_need_their_transfer_and_account_and_legs_come_together(
     guarded: Guarded, account: AccountRef
 ) -> None:
     forged = uuid.uuid4()
     legs = ((3, 5, 1_005, "CNY"), (4, -5, 1_000, "CNY"))
-    moved = f"UPDATE settlement.account SET seq = 4 WHERE id = '{account.id}'"
-    statement = f"WITH moved AS ({moved}) {_posting_sql(account, forged, *legs)}"
-    await refuse(
-        guarded.app_url, statement, error=asyncpg.ForeignKeyViolationError, match="unknown transfer"
-    )
+    for url in (guarded.app_url, guarded.owner_url):
+        await refuse(
+            url,
+            _posting_sql(account, forged, *legs),
+            error=asyncpg.ForeignKeyViolationError,
+            match="unknown transfer",
+        )
     await refuse(
         guarded.app_url,
         _transfer_sql(forged),
         _posting_sql(account, forged, legs[0]),
+        _posting_sql(account, forged, legs[1]),
         error=asyncpg.CheckViolationError,
         match="not zero-sum",
     )
+    nobody = available(uuid.uuid4())
+    await refuse(
+        guarded.app_url,
+        _transfer_sql(forged),
+        _posting_sql(nobody, forged, (1, 5, 5, "CNY"), (2, -5, 0, "CNY")),
+        error=asyncpg.CheckViolationError,
+        match="does not continue",
+    )
+
+
+async def test_the_application_cannot_write_a_balance(
+    guarded: Guarded, account: AccountRef
+) -> None:
+    """Not even with its posting: the trigger on postings alone moves accounts."""
+    for change in ("posted = posted + 1", "seq = seq + 1", "posted = posted"):
+        statement = f"UPDATE settlement.account SET {change} WHERE id = '{account.id}'"
+        await refuse(guarded.app_url, statement, error=asyncpg.InsufficientPrivilegeError)
 
 
 async def test_a_balance_cannot_move_without_its_posting(
     guarded: Guarded, account: AccountRef
 ) -> None:
-    statement = f"UPDATE settlement.account SET posted = posted + 1 WHERE id = '{account.id}'"
-    for url in (guarded.app_url, guarded.owner_url):
-        await refuse(url, statement, error=asyncpg.CheckViolationError, match="without its posting")
-    with pytest.raises(asyncpg.CheckViolationError, match="without its posting"):
-        await guarded.run(statement, replica=True)
+    for change in ("posted = posted + 1", "seq = seq + 1", "seq = 1, posted = 601"):
+        statement = f"UPDATE settlement.account SET {change} WHERE id = '{account.id}'"
+        await refuse(
+            guarded.owner_url,
+            statement,
+            error=asyncpg.CheckViolationError,
+            match="without its posting",
+        )
+        with pytest.raises(asyncpg.CheckViolationError, match="without its posting"):
+            await guarded.run(statement, replica=True)
     forged = (
         "INSERT INTO settlement.account (id, kind, owner, currency, posted, created_at) "
         "VALUES (gen_random_uuid(), 'available', gen_random_uuid(), 'CNY', 5, now())"
     )
     await refuse(
         guarded.app_url, forged, error=asyncpg.CheckViolationError, match="does not start at zero"
+    )
+
+
+async def test_the_trigger_runs_as_its_owner_on_its_own_tables_only(guarded: Guarded) -> None:
+    """SECURITY DEFINER: nobody may call it, or slip in tables of his own by the search path."""
+    connection = await asyncpg.connect(guarded.superuser_url)
+    settings = await connection.fetchval(
+        "SELECT proconfig FROM pg_proc WHERE oid = 'settlement.book_postings'::regproc"
+    )
+    await connection.close()
+    assert "search_path=pg_catalog, pg_temp" in settings
+    await refuse(
+        guarded.app_url,
+        "SELECT settlement.book_postings()",
+        error=asyncpg.FeatureNotSupportedError,
+        match="trigger functions can only be called as triggers",
     )
 
 
@@ -219,9 +278,6 @@ async def test_a_protected_account_never_falls_below_zero(
     taker = await fund(guarded.kernel, uuid.uuid4(), 1)
     forged = uuid.uuid4()
     statement = (
-        "WITH moved AS (UPDATE settlement.account SET posted = posted + d, seq = seq + 1 "
-        f"FROM (VALUES ('{account.id}'::uuid, -950), ('{taker.id}', 950)) AS v(i, d) "
-        "WHERE id = v.i) "
         "INSERT INTO settlement.posting (account_id, seq, transfer_id, currency, amount, balance) "
         f"VALUES ('{account.id}', 3, '{forged}', 'CNY', -950, 50), "
         f"('{taker.id}', 2, '{forged}', 'CNY', 950, 951)"

@@ -11,11 +11,11 @@ import pytest
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, parse
 from market.kernel.security import Role
-from settlement import top_ups
+from settlement import chargebacks, top_ups
 from settlement.accounts import AccountRef
 from settlement.errors import RailUnavailable
 from settlement.jobs import run_chargebacks, run_top_ups
-from settlement.rails.base import ChargeRequest
+from settlement.rails.base import Chargeback, ChargeRequest
 from settlement.rails.choice import rail_of
 from settlement.rails.sandbox import SandboxRail
 from tests.market.parties.factories import Member, make_party
@@ -264,7 +264,8 @@ async def test_a_chargeback_takes_the_money_and_leaves_the_rest_as_debt(
     assert (await state(kernel, debt))[0] == -3_500
     assert (await state(kernel, clearing))[0] - before == 5_000
     top_up_id = parse("top", answer.json()["id"])
-    assert await top_ups.charge_back_patiently(kernel, top_up_id) is False
+    again = Chargeback(top_up_id.hex, top_up_id, 5_000, 1)
+    assert await chargebacks.take(kernel, "sandbox", again) is False
     assert await run_chargebacks(kernel) == 0
     await verified(kernel)
 

@@ -11,9 +11,10 @@ from market.kernel.db import UnitOfWork
 from market.kernel.errors import Unavailable
 from market.kernel.ids import new_id
 from settlement import writer as writer_module
-from settlement.commands import Applied, Command, Hold, Refused, Result
+from settlement.commands import Applied, Command, Hold, Refused
 from settlement.errors import LedgerBusy
-from settlement.ledger import post
+from settlement.ledger import write
+from settlement.plan import Plan
 from settlement.writer import LedgerWriter
 from tests.settlement.factories import available, count, fund, now, state, transfer, verified
 
@@ -66,17 +67,16 @@ async def test_a_backend_killed_before_commit_books_once(kernel: Kernel) -> None
     assert kernel.settings.owner_database_url is not None
     killed: list[bool] = []
 
-    async def post_and_die(uow: UnitOfWork, commands: list[Command]) -> list[Result]:
-        results = await post(uow, commands)
+    async def write_and_die(uow: UnitOfWork, plan: Plan) -> None:
+        await write(uow, plan)
         if not killed:
             pid = await (await uow.raw()).fetchval("SELECT pg_backend_pid()")
             app = await asyncpg.connect(kernel.settings.database_url)
             killed.append(await app.fetchval("SELECT pg_terminate_backend($1)", pid))
             await app.close()
-        return results
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer_module, "post", post_and_die)
+        patch.setattr(writer_module, "write", write_and_die)
         async with LedgerWriter(kernel) as writer:
             result = await writer.submit(transfer(source, target, 300))
     assert killed == [True]
@@ -132,10 +132,10 @@ async def test_one_bad_command_does_not_fail_the_others(kernel: Kernel) -> None:
 async def test_a_database_that_stays_away_is_a_503(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(uow: UnitOfWork, commands: list[Command]) -> list[Result]:
+    async def away(uow: UnitOfWork, commands: list[Command], *, foreseen: Plan | None) -> Plan:
         raise ConnectionResetError("away")
 
-    monkeypatch.setattr(writer_module, "post", away)
+    monkeypatch.setattr(writer_module, "settle", away)
     monkeypatch.setattr(writer_module, "BACKOFF_START_S", 0.0001)
     async with LedgerWriter(kernel) as writer:
         with pytest.raises(Unavailable):

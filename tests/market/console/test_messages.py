@@ -20,6 +20,7 @@ from market.console import languages, rendering
 from market.console.messages import CATALOG, Language, say, word
 from market.console.rendering import ENVIRONMENT
 from market.kernel.security import Role
+from settlement.models import TopUpStatus
 
 TEMPLATES = sorted(ENVIRONMENT.list_templates())
 GROUPS: dict[str, tuple[type[StrEnum], ...]] = {
@@ -40,6 +41,7 @@ GROUPS: dict[str, tuple[type[StrEnum], ...]] = {
     "outcome": (dispute_models.OutcomeKind,),
     "dispute_step": (dispute_states.Default,),
     "subject": (SubjectKind,),
+    "top_up_status": (TopUpStatus,),
     "review_status": (ProductStatus, VersionStatus, ListingStatus),
 }
 

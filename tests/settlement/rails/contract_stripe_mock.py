@@ -5,13 +5,7 @@ on to stripe-mock unchanged, and none may be refused. The file's name keeps it o
 run: it needs Go once, to build stripe-mock.
 """
 
-import os
 import re
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -27,9 +21,9 @@ from settlement.rails.choice import stripe_rail_of
 from settlement.rails.stripe import StripeRail
 from settlement.rails.stripe_gateway import derived
 from tests.market.parties.factories import make_party
+from tests.settlement.rails.conftest import refused_by
 from tests.settlement.stripe_fake import Fault, Sent, StripeFake
 
-START_TIMEOUT_S = 60
 # Every call that the rail can make. A new one must be added to the script below.
 CALLS = {
     "GET /v1/accounts",
@@ -67,30 +61,6 @@ CALLS = {
 }
 
 
-@pytest.fixture(scope="module")
-def stripe_mock() -> Iterator[str]:
-    program = Path(os.environ["STRIPE_MOCK"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # Its second listener (https) would take a fixed port.
-    arguments = [str(program), "-http-addr", f"127.0.0.1:{port}", "-strict-version-check=false"]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, "stripe-mock ended"
-                assert time.monotonic() < deadline, "stripe-mock does not answer"
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
 async def play(kernel: Kernel, fake: StripeFake) -> None:
     """Every method of the rail, each creating call also with a lost answer, then looked for."""
     rail = stripe_rail_of(kernel)
@@ -109,8 +79,11 @@ async def play(kernel: Kernel, fake: StripeFake) -> None:
         fake.faults.append(Fault("POST", f"/v1/{path}", "error", effect=True))
     await _play_charges(rail, fake, buyer.party_id)
     await _play_payouts(rail, fake, seller.party_id)
-    (chargeback,) = await rail.list_chargebacks("", 10)
-    assert await rail.list_chargebacks(chargeback.position, 10) == []
+    page = await rail.list_chargebacks("", 10)
+    (chargeback,) = page.items
+    assert page.next_position == chargeback.dispute
+    assert (await rail.list_chargebacks(chargeback.dispute, 10)).next_position is None
+    assert await rail.find_chargeback(chargeback.dispute) == chargeback
     moved = await rail.list_balance_transactions("", 10)
     assert await rail.list_balance_transactions(moved[0].position, 10) == list(moved[1:])
     assert fake.faults == []
@@ -159,7 +132,7 @@ async def _play_payouts(rail: StripeRail, fake: StripeFake, party_id: UUID) -> N
     assert (await rail.open_account(party_id, "DE")).account == account
     assert (await rail.onboarding_url(account) or "").startswith("https://")
     await stripe_connect.fetch_account(rail.gateway, account)
-    fake.balances[""] += 10_000
+    fake.balances["", "eur"] += 10_000
     request = PayoutRequest(new_id(), 600, "EUR", account)
     for _ in range(2):
         with pytest.raises(RailUnavailable):
@@ -178,29 +151,18 @@ async def _play_payouts(rail: StripeRail, fake: StripeFake, party_id: UUID) -> N
 
 
 async def test_stripes_own_specification_takes_every_request(
-    kernel: Kernel, fake: StripeFake, stripe_mock: str
+    kernel: Kernel, fake: StripeFake, stripe_mock: str | None
 ) -> None:
+    assert stripe_mock is not None
     await play(kernel, fake)
     assert {_shape(sent) for sent in fake.sent} == CALLS
-    refused = []
-    async with httpx.AsyncClient(base_url=stripe_mock) as mock:
-        for sent in fake.sent:
-            headers = {
-                name: value
-                for name, value in sent.headers.items()
-                if name not in ("host", "content-length", "connection", "accept-encoding")
-            }
-            answer = await mock.request(
-                sent.method, sent.target, headers=headers, content=sent.body or None
-            )
-            if not answer.is_success:
-                refused.append((sent.method, sent.target, sent.body, answer.text))
-    assert refused == []
+    assert await refused_by(stripe_mock, fake.sent) == []
     assert len(fake.sent) > len(CALLS)
 
 
-async def test_stripe_mock_does_refuse_what_is_wrong(stripe_mock: str) -> None:
+async def test_stripe_mock_does_refuse_what_is_wrong(stripe_mock: str | None) -> None:
     """The judge is awake: a missing and an unknown parameter are both refused."""
+    assert stripe_mock is not None
     headers = {"Authorization": "Bearer sk_test_fake"}
     async with httpx.AsyncClient(base_url=stripe_mock, headers=headers) as mock:
         for body in ({"amount": "5"}, {"amount": "5", "currency": "eur", "made_up": "1"}):

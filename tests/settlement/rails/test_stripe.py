@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -38,7 +39,7 @@ async def seller(kernel: Kernel, client: httpx.AsyncClient, fake: StripeFake) ->
     fake.complete(opened.json()["account"])
     await client.post("/v1/payout-accounts", headers=made.headers())
     await fund(kernel, made.party_id, 10_000, "EUR")
-    fake.balances[""] += 10_000
+    fake.balances["", "eur"] += 10_000
     return made
 
 
@@ -80,6 +81,22 @@ async def test_a_checkout_top_up_is_credited_when_the_payer_has_paid(
     assert (final["status"], final["redirect_url"]) == ("succeeded", None)
     assert await state(kernel, available(buyer.party_id, "EUR")) == (5_000, 0, 1)
     assert await after(kernel, run_top_ups) == 0
+
+
+async def test_stripe_sends_people_back_to_pages_that_exist(
+    client: httpx.AsyncClient, kernel: Kernel, buyer: Member, fake: StripeFake
+) -> None:
+    seller = await make_party(kernel, Role.SELLER)
+    await top_up(client, buyer)
+    await client.post("/v1/payout-accounts", headers=seller.headers())
+    sent = [dict(parse_qsl(request.body.decode())) for request in fake.sent]
+    names = ("success_url", "cancel_url", "return_url", "refresh_url")
+    urls = [fields[name] for fields in sent for name in names if name in fields]
+    assert len(urls) == 4
+    for url in urls:
+        page = await client.get(urlsplit(url).path)
+        # Signed out: asked to sign in, and sent on to the page.
+        assert page.status_code == 303, url
 
 
 async def test_an_expired_session_fails_the_top_up(
@@ -249,7 +266,7 @@ async def test_polling_finds_chargebacks_and_their_return(
     assert await run_chargebacks(kernel) == 0
     fake.win_dispute(dispute)
     rail = stripe_rail_of(kernel)
-    (chargeback,) = await rail.list_chargebacks("", 50)
+    (chargeback,) = (await rail.list_chargebacks("", 50)).items
     assert chargeback.amount_minor == 0
 
 
@@ -320,10 +337,10 @@ async def test_a_payout_is_one_transfer_and_one_payout(
 async def test_a_failed_payout_reverses_its_transfer_once(
     client: httpx.AsyncClient, kernel: Kernel, seller: Member, fake: StripeFake, how: str | None
 ) -> None:
-    platform = fake.balances[""]
+    platform = fake.balances["", "eur"]
     made = await pay_out(client, seller)
     await run_payouts(kernel)
-    assert fake.balances[""] == platform - 4_000
+    assert fake.balances["", "eur"] == platform - 4_000
     if how is not None:
         fake.faults.append(Fault("POST", "/v1/transfers/.*/reversals", how, effect=True))
     fake.end_payout(fake.only("payout")["id"], failure_code="account_closed")
@@ -332,20 +349,20 @@ async def test_a_failed_payout_reverses_its_transfer_once(
     final = await shown(client, seller, f"/v1/payouts/{made['id']}")
     assert (final["status"], final["failure_code"]) == ("failed", "account_closed")
     assert (await state(kernel, available(seller.party_id, "EUR")))[0] == 10_000
-    assert fake.balances[""] == platform
+    assert fake.balances["", "eur"] == platform
     assert fake.only("transfer")["amount_reversed"] == 4_000
 
 
 async def test_a_platform_without_the_money_refuses_the_payout(
     client: httpx.AsyncClient, kernel: Kernel, seller: Member, fake: StripeFake
 ) -> None:
-    kept, fake.balances[""] = fake.balances[""], 0
+    kept, fake.balances["", "eur"] = fake.balances["", "eur"], 0
     made = await pay_out(client, seller)
     assert await run_payouts(kernel) == 1
     final = await shown(client, seller, f"/v1/payouts/{made['id']}")
     assert (final["status"], final["failure_code"]) == ("failed", "balance_insufficient")
     assert (await state(kernel, available(seller.party_id, "EUR")))[0] == 10_000
-    fake.balances[""] = kept
+    fake.balances["", "eur"] = kept
 
 
 async def test_an_hour_of_500s_only_delays(

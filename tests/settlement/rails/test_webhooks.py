@@ -4,7 +4,9 @@ import json
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
 import stripe
@@ -16,7 +18,7 @@ from market.kernel.security import Role
 from settlement import top_ups
 from settlement.jobs import run_payouts, run_refunds
 from settlement.rails.base import RailAnswer
-from settlement.webhooks import ATTEMPTS_MAX, process_webhooks
+from settlement.webhooks import ATTEMPTS_MAX, process_webhooks, replay_by_hand
 from tests.market.parties.factories import Member, make_party
 from tests.settlement.factories import (
     available,
@@ -28,7 +30,8 @@ from tests.settlement.factories import (
     verified,
 )
 from tests.settlement.rails.conftest import OLD_SECRET, SECRETS, Deliver
-from tests.settlement.stripe_fake import Fault, Json, StripeFake
+from tests.settlement.stripe_books import Json
+from tests.settlement.stripe_fake import Fault, StripeFake
 
 
 @pytest.fixture
@@ -193,7 +196,7 @@ async def test_a_lost_dispute_that_came_before_its_charge_is_a_debt(
     dispute = fake.dispute(fake.pay(fake.only("checkout.session")["id"]))
     for source, event in fake.events[::-1]:
         await deliver(source, event)
-    assert await process_webhooks(kernel) == 3
+    assert await process_webhooks(kernel) == 4
     path = f"/v1/top-ups/{made['id']}"
     assert await status_of(client, buyer, path) == ("charged_back", None)
     assert await balance(kernel, buyer) == 0
@@ -276,7 +279,7 @@ async def test_connect_events_update_accounts_and_payouts_and_late_returns(
     listed = (await client.get("/v1/payout-accounts", headers=seller.headers())).json()
     assert [row["payouts_enabled"] for row in listed["items"]] == [True]
     await fund(kernel, seller.party_id, 3_000, "EUR")
-    fake.balances[""] += 3_000
+    fake.balances["", "eur"] += 3_000
     body = {"money": {"amount_minor": 3_000, "currency": "EUR"}}
     made = await client.post("/v1/payouts", json=body, headers=seller.headers())
     path = f"/v1/payouts/{made.json()['id']}"
@@ -385,6 +388,34 @@ async def test_poison_ends_as_a_dead_letter_and_can_be_replayed(
     await client.post(path, headers=operator.headers())
     assert await process_webhooks(kernel) == 1
     assert await balance(kernel, buyer) == 5_000
+
+
+async def test_a_replay_is_in_the_audit_log_by_whom_and_why(
+    client: httpx.AsyncClient, kernel: Kernel, deliver: Deliver, operator: Member
+) -> None:
+    event = event_of("customer.created", "cus_1")
+    await deliver("platform", event)
+    await process_webhooks(kernel)
+    assert (await outcome(kernel, event))[0] == "ignored"
+    listed = await client.get("/v1/webhook-events?limit=1", headers=operator.headers())
+    identity = listed.json()["items"][0]["id"]
+    await client.post(f"/v1/webhook-events/{identity}/replay", headers=operator.headers())
+    assert (await outcome(kernel, event))[0] == "received"
+    await replay_by_hand(kernel, UUID(identity), "asked by Stripe")
+    log = await client.get(
+        f"/v1/operator-actions?subject_id={identity}", headers=operator.headers()
+    )
+    entries = [
+        (row["via"], row["actor_id"], row["reason"], row["data"]["state"])
+        for row in log.json()["items"]
+    ]
+    assert entries == [
+        ("cli", None, "asked by Stripe", "received"),
+        ("api", operator.id, None, "ignored"),
+    ]
+    async with kernel.unit_of_work() as uow:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await (await uow.raw()).execute("DELETE FROM settlement.operator_action")
 
 
 async def test_replay_of_an_unknown_event_is_404(

@@ -1,0 +1,208 @@
+"""Rules without faults: every ledger command, alone, in lists, and many clients at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+from hypothesis import strategies as st
+
+from market.kernel.errors import MarketError, Unavailable
+from market.kernel.security import Actor, Role
+from settlement import ledger
+from settlement.commands import Applied, Command, Refused, Result, Transfer
+from settlement.errors import error_of
+from settlement.statements import balance_as_of
+from tests.settlement.factories import together
+from tests.settlement.machine import commands
+from tests.settlement.machine.commands import NOBODY
+from tests.settlement.machine.core import RESENDS_MAX, VIAS, MachineCore, Via, step
+
+OPERATOR = Actor(NOBODY, NOBODY, frozenset({Role.OPERATOR}), "machine")
+AT_ONCE_MAX = 6
+
+
+class MoneyRules(MachineCore):
+    """Transfers, holds and their ends, reversals, replays; lists of them; all at once."""
+
+    @step(data=st.data(), via=st.sampled_from(VIAS))
+    def transfer(self, data: st.DataObject, via: Via) -> None:
+        """Several legs, currencies and dates."""
+        self.begin("transfer")
+        self._one(data, commands.transfers, via)
+
+    @step(data=st.data(), via=st.sampled_from(VIAS))
+    def hold(self, data: st.DataObject, via: Via) -> None:
+        """Reserve."""
+        self.begin("hold")
+        self._one(data, commands.new_holds, via)
+
+    @step(data=st.data(), via=st.sampled_from(VIAS))
+    def capture(self, data: st.DataObject, via: Via) -> None:
+        """Pay from a hold, keep some."""
+        self.begin("capture")
+        self._one(data, commands.captures, via)
+
+    @step(data=st.data(), via=st.sampled_from(VIAS))
+    def end_hold(self, data: st.DataObject, via: Via) -> None:
+        """Void or expire."""
+        self.begin("end_hold")
+        self._one(data, commands.endings, via)
+
+    @step(data=st.data(), via=st.sampled_from(VIAS))
+    def reversal(self, data: st.DataObject, via: Via) -> None:
+        """Take back."""
+        self.begin("reversal")
+        self._one(data, commands.reversals, via)
+
+    @step(data=st.data(), via=st.sampled_from(VIAS))
+    def same_key(self, data: st.DataObject, via: Via) -> None:
+        """A key again, refusals included."""
+        self.begin("same_key")
+        self._one(data, commands.replays, via)
+
+    def _one(self, data: st.DataObject, kind: object, via: Via) -> None:
+        assert callable(kind)
+        command = data.draw(kind(self.shadow, self.names, self.run(self.world.now())))
+        self.run(self.submit(command, via))
+
+    @step(data=st.data(), hours=st.sampled_from((0, 0, 1, 3, 24)))
+    def time_passes(self, data: st.DataObject, hours: int) -> None:
+        """Holds run out, also those that no sweeper has resolved; the past stays as it was."""
+        self.begin("time_passes")
+        self.run(self.world.move_clock(timedelta(hours=hours)))
+        self._as_of(data)
+
+    @step(data=st.data())
+    def reverse_by_name(self, data: st.DataObject) -> None:
+        """``ledger.reverse``: finds the legs itself, raises what it is refused for."""
+        self.begin("reverse_by_name")
+        past = [booked.transfer_id for booked in self.shadow.done() if booked.transfer_id]
+        name = data.draw(st.sampled_from([NOBODY, *past]))
+        self.run(self._reverse(self.names.key(), name))
+
+    async def _reverse(self, key: str, name: UUID) -> None:
+        booked = next((b for b in self.shadow.done() if b.transfer_id == name), None)
+        legs = () if booked is None else self.shadow.legs(booked)
+        # The same order as the ledger's: its body decides what a later use of the key is.
+        mirrored = tuple((a, -amount) for a, amount in sorted(legs, key=lambda leg: leg[0].id))
+        try:
+            async with self.world.kernel.unit_of_work() as uow:
+                done = await ledger.reverse(uow, key, name, memo_id=None)
+        except MarketError:
+            assert await self.world.row(key) is None
+            if booked is not None:
+                command = Transfer(key, "reversal", mirrored, reverses=name)
+                expected = self.shadow.expect(command, await self.world.now())
+                assert expected.reasons
+            return
+        row = await self.world.row(key)
+        assert row is not None
+        assert row.transfer_id == done
+        command = Transfer(key, "reversal", mirrored, reverses=name)
+        await self.absorb(command, Applied(key, done))
+
+    @step(data=st.data(), strict=st.booleans(), size=st.integers(2, 6))
+    def in_one_list(self, data: st.DataObject, strict: bool, size: int) -> None:
+        """Commands that see each other's effect in one unit of work; ``strict``: all or none."""
+        self.begin("in_one_list")
+        now = self.run(self.world.now())
+        future = self.shadow.fork()
+        listed: list[Command] = []
+        for _ in range(size):
+            command = data.draw(commands.anything(future, self.names, now))
+            listed.append(command)
+            expected = future.expect(command, now)
+            if not expected.reasons and expected.earlier is None:
+                # A name for the transfer that nobody will use: the real one is not known yet.
+                future.book(command, now, None, self.names.id() if expected.moves_money else None)
+        if strict:
+            self.run(self._all_or_none(listed))
+        else:
+            self.run(self._in_order(listed))
+
+    async def _in_order(self, listed: list[Command]) -> None:
+        async with self.world.kernel.unit_of_work() as uow:
+            replies = await ledger.post(uow, listed)
+        for command, reply in zip(listed, replies, strict=True):
+            await self.absorb(command, reply)
+
+    async def _all_or_none(self, listed: list[Command]) -> None:
+        replies: list[Result] = []
+        refusal: MarketError | None = None
+        try:
+            async with self.world.kernel.unit_of_work() as uow:
+                replies += await ledger.post_strict(uow, listed)
+        except MarketError as error:
+            refusal = error
+        if refusal is not None:
+            new = [c.key for c in listed if self.shadow.find(c.key) is None]
+            assert await self.world.rows(new) == [], "half done"
+            assert type(refusal) in await self._refusals(listed)
+            return
+        for command, reply in zip(listed, replies, strict=True):
+            await self.absorb(command, reply)
+
+    async def _refusals(self, listed: list[Command]) -> set[type[MarketError]]:
+        """What the first refusal in ``listed`` may be raised as, by the shadow."""
+        now, fork = await self.world.now(), self.shadow.fork()
+        for command in listed:
+            expected = fork.expect(command, now)
+            earlier = expected.earlier
+            reasons = expected.reasons
+            if earlier is not None and earlier.code is not None:
+                reasons = frozenset({earlier.code})
+            if reasons:
+                return {type(error_of(Refused(command.key, code, ""))) for code in reasons}
+            if earlier is None:
+                name = self.names.id() if expected.moves_money else None
+                fork.book(command, now, None, name)
+        return set()
+
+    @step(data=st.data(), size=st.integers(2, AT_ONCE_MAX))
+    def at_once(self, data: st.DataObject, size: int) -> None:
+        """Clients that know nothing of each other, through both doors, some with the same key."""
+        self.begin("at_once")
+        now = self.run(self.world.now())
+        asked: list[tuple[Command, Via]] = []
+        for _ in range(size):
+            command = data.draw(commands.anything(self.shadow, self.names, now))
+            if asked and data.draw(st.integers(0, 3)) == 0:
+                twin, _ = data.draw(st.sampled_from(asked))
+                command = data.draw(st.sampled_from((twin, replace(command, key=twin.key))))
+            asked.append((command, data.draw(st.sampled_from(VIAS))))
+        self.run(self._together(asked))
+
+    async def _together(self, asked: list[tuple[Command, Via]]) -> None:
+        answers = await together(*(self.ask(command, via) for command, via in asked))
+        replies: list[tuple[Command, Result]] = []
+        unsure = False
+        for (command, _), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, Unavailable):
+                raise answer
+            if isinstance(answer, Unavailable):
+                unsure = True
+                answer = await self._resend(command)
+            replies.append((command, answer))
+        await self.absorb_together(replies, unsure=unsure)
+
+    async def _resend(self, command: Command) -> Result:
+        """A race was lost (another use of the key on other accounts): later means later."""
+        for _ in range(RESENDS_MAX):
+            answer = await self.ask(command, "post")
+            if not isinstance(answer, Unavailable):
+                return answer
+        raise AssertionError("still unavailable")
+
+    def _as_of(self, data: st.DataObject) -> None:
+        """A past balance is the sum of what was booked until then; now's is the current one."""
+        moved = [posted.account for posted in self.shadow.postings()]
+        account = data.draw(st.sampled_from(moved))
+        moments = sorted({booked.at for booked in self.shadow.booked})
+        moment = data.draw(st.sampled_from(moments))
+        kernel = self.world.kernel
+        then = self.run(balance_as_of(kernel, OPERATOR, account.id, moment))
+        assert then.posted_minor == self.shadow.posted(account, until=moment)
+        current = self.run(balance_as_of(kernel, OPERATOR, account.id, None))
+        assert current.posted_minor == self.shadow.posted(account)
