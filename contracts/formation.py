@@ -16,15 +16,20 @@ from contracts import sql
 from contracts.agreement_states import AgreementStatus
 from contracts.models import PlanKind, Unit
 from contracts.policy import Policy, parse_policy
-from contracts.schemas import ShareTerm, Terms
+from contracts.schemas import FeeTerm, ShareTerm, TaxTerm, Terms
 from listings import offers
 from listings.models import Listing
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id, show
 from market.kernel.security import Keyring, canonical_json, sha256_hex
+from market.kernel.settings import Settings
+from pricing.intermediaries import newest_intermediary
 from pricing.models import Plan
 from pricing.shares import get_shares
+from pricing.taxes import rate_of
+from settlement.fees import Fee, fees_in_force
+from settlement.tax import contained
 
 TYP = "agreement+jws"
 # Versions and their certificates never change, so facts about them are kept across batches.
@@ -74,7 +79,16 @@ class _Offer:
     """What all deals of a batch on one listing share."""
 
     shares: list[ShareTerm]
+    intermediary: ShareTerm | None
     policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """What holds for one deal at its moment: the platform's fee and the declared tax."""
+
+    fee: Fee
+    tax_ppm: int
 
 
 _versions: OrderedDict[UUID, _VersionFacts] = OrderedDict()
@@ -96,12 +110,12 @@ async def form(uow: UnitOfWork, kernel: Kernel, deals: Sequence[Deal]) -> list[F
             listed[deal.listing.id] = await _offer(uow, deal.listing)
         if deal.version_id not in versions:
             versions[deal.version_id] = await _version_facts(uow, deal.version_id)
-    fee_ppm = kernel.settings.platform_fee_ppm
+    rates = await _rates(uow, kernel.settings, deals)
     formed = [
         _sign(
             kernel.keys,
             deal,
-            _terms(deal, listed[deal.listing.id], versions[deal.version_id], fee_ppm=fee_ppm),
+            _terms(deal, listed[deal.listing.id], versions[deal.version_id], rates[deal.plan.id]),
         )
         for deal in deals
     ]
@@ -119,7 +133,23 @@ async def _offer(uow: UnitOfWork, listing: Listing) -> _Offer:
         ShareTerm(party_id=share.party_id, ppm=share.ppm)
         for share in await get_shares(uow, listing.id)
     ]
-    return _Offer(shares, parse_policy(listing.policy))
+    broker = await newest_intermediary(uow, listing.id)
+    commission = None
+    if broker is not None and broker.party_id is not None and broker.ppm is not None:
+        commission = ShareTerm(party_id=broker.party_id, ppm=broker.ppm)
+    return _Offer(shares, commission, parse_policy(listing.policy))
+
+
+async def _rates(uow: UnitOfWork, settings: Settings, deals: Sequence[Deal]) -> dict[UUID, _Rates]:
+    """Fee and tax by plan: the fees of a whole batch take one query, each plan's tax another."""
+    pairs = {(deal.listing.category, deal.currency) for deal in deals}
+    fees = await fees_in_force(uow, settings, pairs, at=uow.now)
+    rates: dict[UUID, _Rates] = {}
+    for deal in deals:
+        if deal.plan.id not in rates:
+            tax_ppm = await rate_of(uow, deal.plan, deal.listing.category)
+            rates[deal.plan.id] = _Rates(fees[deal.listing.category, deal.currency], tax_ppm)
+    return rates
 
 
 async def _version_facts(uow: UnitOfWork, version_id: UUID) -> _VersionFacts:
@@ -134,8 +164,10 @@ async def _version_facts(uow: UnitOfWork, version_id: UUID) -> _VersionFacts:
     return facts
 
 
-def _terms(deal: Deal, offer: _Offer, facts: _VersionFacts, *, fee_ppm: int) -> Terms:
-    plan = deal.plan
+def _terms(deal: Deal, offer: _Offer, facts: _VersionFacts, rates: _Rates) -> Terms:
+    plan, fee = deal.plan, rates.fee
+    total = deal.lots * deal.price_minor
+    taxed = contained(total, rates.tax_ppm)
     policy = offer.policy.frozen(deal.traded_at, timedelta(days=plan.term_days))
     assert policy.not_after is not None
     kind = PlanKind(plan.kind)
@@ -155,13 +187,24 @@ def _terms(deal: Deal, offer: _Offer, facts: _VersionFacts, *, fee_ppm: int) -> 
         seller_id=deal.seller_id,
         lots=deal.lots,
         price_minor=deal.price_minor,
-        total_minor=deal.lots * deal.price_minor,
+        total_minor=total,
         currency=deal.currency,
         unit=Unit(plan.unit),
         lot_units=plan.lot_units,
         granted_units=granted,
-        fee_ppm=fee_ppm,
+        fee_ppm=fee.fee_ppm,
         shares=offer.shares,
+        fee=FeeTerm(
+            schedule_id=fee.schedule_id,
+            category=deal.listing.category,
+            minimum_minor=fee.minimum_minor,
+            cap_minor=fee.cap_minor,
+            vat_ppm=fee.vat_ppm,
+        ),
+        intermediary=offer.intermediary,
+        tax=TaxTerm(
+            rate_ppm=rates.tax_ppm, without_tax_minor=taxed.without_tax, tax_minor=taxed.tax
+        ),
         policy=policy,
         formed_at=deal.traded_at,
         acceptance_due_at=deal.traded_at + timedelta(days=plan.acceptance_window_days),

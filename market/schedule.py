@@ -1,6 +1,6 @@
 """All background work of the exchange and how often each part runs."""
 
-from contracts import dispute_jobs, jobs as contract_jobs
+from contracts import dispute_jobs, invoicing, jobs as contract_jobs
 from listings import jobs as listing_jobs
 from market.demand import jobs as demand_jobs
 from market.operations import retention
@@ -37,6 +37,7 @@ SCHEDULE = [
     ScheduledJob("run_payout_runs", payout_runs.run_payout_runs, every(10)),
     ScheduledJob("write_checkpoint", checkpoints.write_checkpoint, every(10)),
     ScheduledJob("suspend_listings", listing_jobs.suspend_listings_of_suspended_sellers, every(10)),
+    ScheduledJob("issue_invoices", invoicing.issue_invoices, every(30)),
     ScheduledJob("sweep_blobs", listing_jobs.sweep_blobs, every(30)),
     ScheduledJob("sweep_scratch", listing_jobs.sweep_scratch, every(30)),
     ScheduledJob("run_reconciliation", reconciliation.run_reconciliation, every(30)),

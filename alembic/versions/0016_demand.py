@@ -7,7 +7,7 @@ from alembic import op
 from market.kernel.migration import append_only, create_schema, drop_schema, grant
 
 revision = "0016"
-down_revision = "0013"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 

@@ -19,8 +19,10 @@ PREFIXES = {
     "evt": "event",
     "fxq": "exchange quote",
     "fxr": "exchange rate",
+    "fee": "fee schedule",
     "grt": "grant",
     "hld": "hold",
+    "inv": "invoice",
     "lst": "listing",
     "ord": "order",
     "pay": "payout",
@@ -34,6 +36,7 @@ PREFIXES = {
     "tok": "token",
     "top": "top-up",
     "trd": "trade",
+    "txd": "tax declaration",
     "txn": "transfer",
     "use": "usage record",
     "val": "valuation",
@@ -93,8 +96,10 @@ EvidenceId = Annotated[UUID, *_wire("evd")]
 EventId = Annotated[UUID, *_wire("evt")]
 ExchangeQuoteId = Annotated[UUID, *_wire("fxq")]
 ExchangeRateId = Annotated[UUID, *_wire("fxr")]
+FeeScheduleId = Annotated[UUID, *_wire("fee")]
 GrantId = Annotated[UUID, *_wire("grt")]
 HoldId = Annotated[UUID, *_wire("hld")]
+InvoiceId = Annotated[UUID, *_wire("inv")]
 ListingId = Annotated[UUID, *_wire("lst")]
 OrderId = Annotated[UUID, *_wire("ord")]
 PayoutId = Annotated[UUID, *_wire("pay")]
@@ -108,6 +113,7 @@ RulingId = Annotated[UUID, *_wire("rul")]
 TokenId = Annotated[UUID, *_wire("tok")]
 TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]
+TaxDeclarationId = Annotated[UUID, *_wire("txd")]
 TransferId = Annotated[UUID, *_wire("txn")]
 UsageId = Annotated[UUID, *_wire("use")]
 ValuationId = Annotated[UUID, *_wire("val")]

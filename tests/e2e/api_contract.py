@@ -71,6 +71,7 @@ _ROLES = {
         "POST /v1/ledger/corrections/{correction_id}/approval",
         "POST /v1/claims",
         "POST /v1/debts/{party_id}/write-offs",
+        "POST /v1/fee-schedules",
         "POST /v1/listings/{listing_id}/approve",
         "POST /v1/listings/{listing_id}/reject",
         "POST /v1/listings/{listing_id}/resume",
@@ -221,7 +222,8 @@ _EXPECTATIONS = """
 # 428 is what RFC 6585 made for a missing If-Match; one that is no ETag of ours fails the match.
 [[operations]]
 include-operation-id = [
-  "change_listing", "change_product", "change_request", "edit_party", "set_shares"
+    "change_listing", "change_product", "change_request", "edit_party", "set_intermediary",
+    "set_shares",
 ]
 checks.missing_required_header.expected-statuses = [401, 403, 422, 428]
 checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 409, 412, 415, 422, 428]
