@@ -14,14 +14,18 @@ MODELS = (
     "market.parties.models",
     "listings.models",
     "pricing.models",
+    "pricing.billing_models",
     "settlement.models",
     "settlement.rail_models",
     "settlement.exchange_models",
     "settlement.reconciliation_models",
     "settlement.payout_run_models",
+    "settlement.billing_models",
     "contracts.models",
+    "contracts.billing_models",
     "contracts.dispute_models",
     "market.matching.models",
+    "market.demand.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):

@@ -11,10 +11,9 @@ from uuid import UUID
 
 from sqlmodel import col, select
 
-from contracts import agreements
+from contracts import agreements, releases
 from contracts.agreement_states import CLOSED, EARNING, AgreementStatus
 from contracts.models import Agreement, Ending, Grant, PlanKind
-from contracts.schemas import Terms
 from market.kernel.db import UnitOfWork
 from market.kernel.money import Money
 from settlement import escrow
@@ -94,23 +93,7 @@ async def close_out(uow: UnitOfWork, agreement: Agreement, grant: Grant) -> None
 async def _release(uow: UnitOfWork, agreement: Agreement, amount: int, *, key: str) -> int:
     if amount <= 0:
         return 0
-    terms = Terms.model_validate(agreement.terms)
-    await escrow.release(
-        uow,
-        [
-            escrow.Release(
-                key=f"release:{agreement.id.hex}:{key}:{agreement.released_minor}",
-                agreement_id=agreement.id,
-                currency=agreement.currency,
-                amount=amount,
-                seller_id=agreement.seller_id,
-                fee_ppm=agreement.fee_ppm,
-                shares=tuple((share.party_id, share.ppm) for share in terms.shares),
-                released_before=agreement.released_minor,
-            )
-        ],
-    )
-    agreement.released_minor += amount
+    await releases.pay(uow, agreement, amount, key=f"{key}:{agreement.released_minor}")
     return amount
 
 

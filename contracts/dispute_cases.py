@@ -26,7 +26,7 @@ from contracts.dispute_schemas import (
 )
 from contracts.dispute_states import CLOSED, Case, DisputeStatus, Periods, Side, Turn
 from contracts.models import Agreement
-from contracts.schemas import Terms
+from contracts.releases import split_terms
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
@@ -205,9 +205,8 @@ def note(
 
 
 def shares_of(agreement: Agreement) -> tuple[tuple[UUID, int], ...]:
-    """The contributors' parts frozen in the terms: (party, ppm of the seller's net)."""
-    terms = Terms.model_validate(agreement.terms)
-    return tuple((share.party_id, share.ppm) for share in terms.shares)
+    """Parts frozen in the terms, an intermediary's first: (party, ppm of the seller's net)."""
+    return split_terms(agreement).shares
 
 
 def amounts_of(dispute: Dispute, agreement: Agreement, buyer_ppm: int) -> Amounts:
@@ -216,7 +215,7 @@ def amounts_of(dispute: Dispute, agreement: Agreement, buyer_ppm: int) -> Amount
         dispute.frozen_minor,
         buyer_ppm,
         currency=dispute.currency,
-        terms=SplitTerms(agreement.fee_ppm, shares_of(agreement)),
+        terms=split_terms(agreement),
         released_before=agreement.released_minor,
     )
 

@@ -10,9 +10,9 @@ from uuid import UUID
 
 from sqlmodel import select
 
-from contracts import accrual, agreements, grants
+from contracts import accrual, agreements, grants, releases
 from contracts.agreement_states import AgreementStatus
-from contracts.dispute_cases import Docket, advance, amounts_of, shares_of
+from contracts.dispute_cases import Docket, advance, amounts_of
 from contracts.dispute_models import (
     AccessRemedy,
     Dispute,
@@ -153,6 +153,7 @@ async def _divide(
     else:
         await grants.reinstate(uow, kernel, agreement.id)
     expected = amounts_of(dispute, agreement, buyer_ppm)
+    terms = releases.split_terms(agreement)
     paid = await escrow.apply_ruling(
         uow,
         _key(dispute, "final"),
@@ -161,9 +162,11 @@ async def _divide(
         buyer_id=dispute.buyer_id,
         buyer_ppm=buyer_ppm,
         seller_id=dispute.seller_id,
-        fee_ppm=agreement.fee_ppm,
-        shares=shares_of(agreement),
+        fee_ppm=terms.fee_ppm,
+        shares=terms.shares,
         released_before=agreement.released_minor,
+        fee_minimum=terms.fee_minimum,
+        fee_cap=terms.fee_cap,
     )
     # The preview that the arbiter and the parties saw is what is paid.
     assert (paid["buyer"], paid["fee"], paid["seller"]) == (
@@ -171,6 +174,11 @@ async def _divide(
         expected.fee_minor,
         expected.seller_minor,
     )
+    released = expected.frozen_minor - expected.buyer_minor
+    if released and paid["transfer_id"] is not None:
+        releases.record(
+            uow, agreement, paid["transfer_id"], amount=released, fee=expected.fee_minor
+        )
     agreements.move(uow, agreement, AgreementStatus.SETTLED, reason="dispute decided")
     return expected, paid["transfer_id"]
 

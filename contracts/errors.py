@@ -1,8 +1,8 @@
 """Refusals of agreements, grants, tokens, the meter and delivery. The tree:
 
-NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound
+NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, AdjustmentNotFound
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
-           DeliveryIdExpired
+           DeliveryIdExpired, AdjustmentOpen, AdjustmentExceedsEscrow, AdjustmentRefused
 Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended
 PaymentRequired ─ QuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
@@ -154,3 +154,22 @@ class MeterRecovering(Unavailable):
 class QueryTimeout(Unavailable):
     code, title = "query_timeout", "The query took too long"
     default_hint = "Nothing was charged. Narrow the filter or ask for fewer rows."
+
+
+class AdjustmentNotFound(NotFound):
+    code, title = "adjustment_not_found", "No such open adjustment that is yours to answer"
+
+
+class AdjustmentOpen(Conflict):
+    code, title = "adjustment_open", "Another adjustment of the agreement waits for its answer"
+    default_hint = "Answer or withdraw it first: GET /v1/agreements/{id}/adjustments."
+
+
+class AdjustmentExceedsEscrow(Conflict):
+    """Extra member ``escrow_minor``: what is left in escrow."""
+
+    code, title = "adjustment_exceeds_escrow", "The adjustment is more than is left in escrow"
+
+
+class AdjustmentRefused(Conflict):
+    code, title = "adjustment_refused", "The agreement's money cannot be adjusted like this"

@@ -18,15 +18,20 @@ from contracts import sql
 from contracts.agreement_states import AgreementStatus
 from contracts.models import GrantStatus, PlanKind, Unit
 from contracts.policy import Policy, parse_policy
-from contracts.schemas import ShareTerm, Terms
+from contracts.schemas import FeeTerm, ShareTerm, TaxTerm, Terms
 from listings import offers
 from listings.models import Listing
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id, show
 from market.kernel.security import Keyring, canonical_json, sha256_hex
+from market.kernel.settings import Settings
+from pricing.intermediaries import newest_intermediaries
 from pricing.models import Plan
 from pricing.shares import get_shares_of
+from pricing.taxes import rates_of
+from settlement.fees import Fee, fees_in_force
+from settlement.tax import contained
 
 TYP = "agreement+jws"
 # Versions and their certificates never change, so facts about them are kept across batches.
@@ -78,14 +83,27 @@ class _Offer:
     """What all deals of a batch on one listing share."""
 
     shares: list[ShareTerm]
+    intermediary: ShareTerm | None
     policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
+class _Rates:
+    """What holds for the deals of a plan at their moment: the platform's fee, the declared tax."""
+
+    fee: Fee
+    tax_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
-    """What terms are made from: offers by listing, facts by version, and what came of them."""
+    """What terms are made from: offers by listing, rates by plan, facts by version.
+
+    ``templates`` are what came of them.
+    """
 
     offers: Mapping[UUID, _Offer]
+    rates: Mapping[UUID, _Rates]
     versions: Mapping[UUID, _VersionFacts]
     templates: dict[tuple[UUID, UUID, datetime], _Template] = field(default_factory=dict)
 
@@ -95,6 +113,7 @@ class _Template(NamedTuple):
 
     terms: Terms
     stored: dict[str, Any]
+    tax_ppm: int
 
 
 _versions: OrderedDict[UUID, _VersionFacts] = OrderedDict()
@@ -109,24 +128,22 @@ async def form(uow: UnitOfWork, kernel: Kernel, deals: Sequence[Deal]) -> list[F
     """
     if not deals:
         return []
-    formed = draw_up(kernel, deals, await read_sources(uow, deals))
+    formed = draw_up(kernel, deals, await read_sources(uow, kernel.settings, deals))
     await write(uow, formed)
     return formed
 
 
-async def read_sources(uow: UnitOfWork, deals: Sequence[Deal]) -> Sources:
-    """What the terms of ``deals`` are made from; raises as :func:`form`."""
-    listings = {deal.listing.id: deal.listing for deal in deals}
-    shares = await get_shares_of(uow, list(listings))
-    offered = {
-        listing.id: _Offer(
-            [ShareTerm(party_id=share.party_id, ppm=share.ppm) for share in shares[listing.id]],
-            parse_policy(listing.policy),
-        )
-        for listing in listings.values()
-    }
+async def read_sources(uow: UnitOfWork, settings: Settings, deals: Sequence[Deal]) -> Sources:
+    """What the terms of ``deals`` are made from; one deal of each plan is enough.
+
+    Raises as :func:`form`.
+    """
     versions = dict.fromkeys(deal.version_id for deal in deals)
-    return Sources(offered, {one: await _version_facts(uow, one) for one in versions})
+    return Sources(
+        await _offers(uow, {deal.listing.id: deal.listing for deal in deals}),
+        await _rates(uow, settings, {deal.plan.id: deal for deal in deals}),
+        {one: await _version_facts(uow, one) for one in versions},
+    )
 
 
 def draw_up(kernel: Kernel, deals: Sequence[Deal], sources: Sources) -> list[Formed]:
@@ -137,8 +154,10 @@ def draw_up(kernel: Kernel, deals: Sequence[Deal], sources: Sources) -> list[For
         name = (deal.plan.id, deal.version_id, deal.traded_at)
         template = templates.get(name)
         if template is None:
-            terms = _terms(deal, sources, fee_ppm=kernel.settings.platform_fee_ppm)
-            template = templates[name] = _Template(terms, terms.model_dump(mode="json"))
+            terms = _terms(deal, sources)
+            tax_ppm = sources.rates[deal.plan.id].tax_ppm
+            template = _Template(terms, terms.model_dump(mode="json"), tax_ppm)
+            templates[name] = template
         formed.append(_sign(kernel.keys, deal, template))
     return formed
 
@@ -153,6 +172,36 @@ async def write(uow: UnitOfWork, formed: Sequence[Formed]) -> None:
         _announce(uow, made)
 
 
+async def _offers(uow: UnitOfWork, listings: Mapping[UUID, Listing]) -> dict[UUID, _Offer]:
+    shares = await get_shares_of(uow, list(listings))
+    brokers = await newest_intermediaries(uow, list(listings))
+    found: dict[UUID, _Offer] = {}
+    for listing in listings.values():
+        broker = brokers.get(listing.id)
+        commission = None
+        if broker is not None and broker.party_id is not None and broker.ppm is not None:
+            commission = ShareTerm(party_id=broker.party_id, ppm=broker.ppm)
+        found[listing.id] = _Offer(
+            [ShareTerm(party_id=share.party_id, ppm=share.ppm) for share in shares[listing.id]],
+            commission,
+            parse_policy(listing.policy),
+        )
+    return found
+
+
+async def _rates(
+    uow: UnitOfWork, settings: Settings, deals: Mapping[UUID, Deal]
+) -> dict[UUID, _Rates]:
+    """Fee and tax by plan, one query each for a whole batch."""
+    pairs = {(deal.listing.category, deal.currency) for deal in deals.values()}
+    fees = await fees_in_force(uow, settings, pairs, at=uow.now)
+    taxes = await rates_of(uow, [(deal.plan, deal.listing.category) for deal in deals.values()])
+    return {
+        plan_id: _Rates(fees[deal.listing.category, deal.currency], taxes[plan_id])
+        for plan_id, deal in deals.items()
+    }
+
+
 async def _version_facts(uow: UnitOfWork, version_id: UUID) -> _VersionFacts:
     facts = _versions.get(version_id)
     if facts is None:
@@ -165,9 +214,10 @@ async def _version_facts(uow: UnitOfWork, version_id: UUID) -> _VersionFacts:
     return facts
 
 
-def _terms(deal: Deal, sources: Sources, *, fee_ppm: int) -> Terms:
+def _terms(deal: Deal, sources: Sources) -> Terms:
     plan, facts = deal.plan, sources.versions[deal.version_id]
-    offer = sources.offers[deal.listing.id]
+    offer, rates = sources.offers[deal.listing.id], sources.rates[plan.id]
+    fee, total = rates.fee, deal.lots * deal.price_minor
     policy = offer.policy.frozen(deal.traded_at, timedelta(days=plan.term_days))
     assert policy.not_after is not None
     kind = PlanKind(plan.kind)
@@ -185,18 +235,32 @@ def _terms(deal: Deal, sources: Sources, *, fee_ppm: int) -> Terms:
         seller_id=deal.seller_id,
         lots=deal.lots,
         price_minor=deal.price_minor,
-        total_minor=deal.lots * deal.price_minor,
+        total_minor=total,
         currency=deal.currency,
         unit=Unit(plan.unit),
         lot_units=plan.lot_units,
         granted_units=_granted(kind, policy, deal.lots * plan.lot_units),
-        fee_ppm=fee_ppm,
+        fee_ppm=fee.fee_ppm,
         shares=offer.shares,
+        fee=FeeTerm(
+            schedule_id=fee.schedule_id,
+            category=deal.listing.category,
+            minimum_minor=fee.minimum_minor,
+            cap_minor=fee.cap_minor,
+            vat_ppm=fee.vat_ppm,
+        ),
+        intermediary=offer.intermediary,
+        tax=_tax(total, rates.tax_ppm),
         policy=policy,
         formed_at=deal.traded_at,
         acceptance_due_at=deal.traded_at + timedelta(days=plan.acceptance_window_days),
         expires_at=policy.not_after,
     )
+
+
+def _tax(total: int, rate_ppm: int) -> TaxTerm:
+    taxed = contained(total, rate_ppm)
+    return TaxTerm(rate_ppm=rate_ppm, without_tax_minor=taxed.without_tax, tax_minor=taxed.tax)
 
 
 def _granted(kind: PlanKind, policy: Policy, units: int) -> int | None:
@@ -207,21 +271,25 @@ def _granted(kind: PlanKind, policy: Policy, units: int) -> int | None:
 def _sign(keys: Keyring, deal: Deal, template: _Template) -> Formed:
     # Validating and serializing whole terms per trade was a fifth of the engine's time; only
     # these differ between deals of one plan at one moment.
+    total = deal.lots * deal.price_minor
+    tax = _tax(total, template.tax_ppm)
     own: dict[str, object] = {
         "lots": deal.lots,
         "price_minor": deal.price_minor,
-        "total_minor": deal.lots * deal.price_minor,
+        "total_minor": total,
         "granted_units": _granted(
             template.terms.kind, template.terms.policy, deal.lots * template.terms.lot_units
         ),
     }
-    ids = {
+    objects = {
+        "tax": tax,
         "agreement_id": deal.agreement_id,
         "trade_id": deal.trade_id,
         "buyer_id": deal.buyer_id,
         "seller_id": deal.seller_id,
     }
     shown = {
+        "tax": tax.model_dump(mode="json"),
         "agreement_id": show("agr", deal.agreement_id),
         "trade_id": show("trd", deal.trade_id),
         "buyer_id": show("pty", deal.buyer_id),
@@ -230,7 +298,7 @@ def _sign(keys: Keyring, deal: Deal, template: _Template) -> Formed:
     canonical = canonical_json({**template.stored, **own, **shown})
     digest = sha256_hex(canonical)
     jws = keys.sign(TYP, {"terms": orjson.Fragment(canonical), "terms_sha256": digest})
-    terms = template.terms.model_copy(update={**own, **ids})
+    terms = template.terms.model_copy(update={**own, **objects})
     return Formed(terms, canonical, digest, jws, new_id(), deal)
 
 

@@ -1,7 +1,7 @@
 """API shapes of agreements, grants, delivery tokens, usage and receipts."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from contracts.policy import Policy, Purpose
 from market.kernel.ids import (
     AgreementId,
     CertificateId,
+    FeeScheduleId,
     GrantId,
     ListingId,
     OrderId,
@@ -38,10 +39,30 @@ class ShareTerm(Schema):
     ppm: int
 
 
+class FeeTerm(Schema):
+    """Bounds of the platform fee over the agreement's life, and the tax that the fee contains."""
+
+    schedule_id: FeeScheduleId | None = Field(description="null: the exchange's standard rate.")
+    category: str
+    minimum_minor: int
+    cap_minor: int | None
+    vat_ppm: int
+
+
+class TaxTerm(Schema):
+    """The declared tax inside the price; the two amounts add up to the agreement's total."""
+
+    rate_ppm: int
+    price_includes_tax: Literal[True] = True
+    without_tax_minor: int
+    tax_minor: int
+
+
 class Terms(Schema):
     """What was agreed: frozen, hashed and signed when the agreement was formed.
 
     Amounts are minor units of ``currency``; ``price_minor`` is per lot of ``lot_units`` units.
+    ``fee``, ``intermediary`` and ``tax`` are null in agreements of before migration 0014.
     """
 
     agreement_id: AgreementId
@@ -64,6 +85,11 @@ class Terms(Schema):
     granted_units: int | None
     fee_ppm: int
     shares: list[ShareTerm]
+    fee: FeeTerm | None = None
+    intermediary: ShareTerm | None = Field(
+        default=None, description="Commission (数商), in ppm of the net after the platform fee."
+    )
+    tax: TaxTerm | None = None
     policy: Policy
     formed_at: datetime
     acceptance_due_at: datetime

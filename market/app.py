@@ -9,10 +9,15 @@ from typing import Any
 import asyncpg
 from fastapi import FastAPI
 
-from contracts import dispute_endpoints, endpoints as contract_endpoints
+from contracts import (
+    billing_endpoints as contract_billing_endpoints,
+    dispute_endpoints,
+    endpoints as contract_endpoints,
+)
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
 from market.console import endpoints as console_endpoints
+from market.demand import endpoints as demand_endpoints
 from market.kernel.context import open_kernel
 from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
@@ -25,8 +30,9 @@ from market.operations.docs import install_docs
 from market.parties import endpoints as party_endpoints
 from market.schedule import SCHEDULE
 from market.worker import in_process
-from pricing import endpoints as pricing_endpoints
+from pricing import billing_endpoints as pricing_billing_endpoints, endpoints as pricing_endpoints
 from settlement import (
+    billing_endpoints,
     endpoints as settlement_endpoints,
     ledger_endpoints,
     money_endpoints,
@@ -47,13 +53,17 @@ ROUTERS = (
     party_endpoints.router,
     listing_endpoints.router,
     pricing_endpoints.router,
+    pricing_billing_endpoints.router,
     matching_endpoints.router,
+    demand_endpoints.router,
     contract_endpoints.router,
     dispute_endpoints.router,
+    contract_billing_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
     ledger_endpoints.router,
     money_endpoints.router,
+    billing_endpoints.router,
     console_endpoints.router,
     events.router,
     sandbox.router,

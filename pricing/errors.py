@@ -1,7 +1,8 @@
 """Refusals of pricing. The tree:
 
 NotFound ── PlanNotFound, ValuationNotFound
-Conflict ── ListingClosed, PlanRetired, PlanCurrencyMismatch, TooManyPlans
+Conflict ── ListingClosed, PlanRetired, PlanCurrencyMismatch, TooManyPlans,
+             SharesExceedNet, IntermediaryHasShare
 Invalid  ── ShareForSeller, SharePartyUnknown, ValuationImpossible
 """
 
@@ -39,6 +40,17 @@ class TooManyPlans(Conflict):
     code = "too_many_plans"
     title = "The listing has as many active plans as it may have"
     default_hint = "Retire a plan first."
+
+
+class SharesExceedNet(Conflict):
+    code = "shares_exceed_net"
+    title = "Shares and commission together leave nothing to the seller"
+    default_hint = "They are below 1,000,000 ppm together: lower one first."
+
+
+class IntermediaryHasShare(Conflict):
+    code = "intermediary_has_share"
+    title = "A party is contributor or intermediary of a listing, not both"
 
 
 class ShareForSeller(Invalid):

@@ -21,6 +21,7 @@ from market.kernel.security import Actor, Role
 from market.parties.access import may_oversee
 from market.parties.directory import get_parties
 from pricing.errors import ShareForSeller, SharePartyUnknown
+from pricing.intermediaries import check_beside, newest_intermediary
 from pricing.models import Share, ShareVersion
 from pricing.plans import own_listing
 from pricing.schemas import ShareInput, SharesInput, SharesView
@@ -73,9 +74,9 @@ async def set_shares(
 ) -> SharesView:
     """Replace a listing's shares for later agreements. Effect: event ``shares.changed``.
 
-    Raises RoleRequired (403), ListingNotFound (404), ListingClosed (409), PreconditionFailed
-    (412) when ``expected_version`` is not current (0 before the first), ShareForSeller or
-    SharePartyUnknown (422).
+    Raises RoleRequired (403), ListingNotFound (404), ListingClosed, SharesExceedNet or
+    IntermediaryHasShare (409), PreconditionFailed (412) when ``expected_version`` is not current
+    (0 before the first), ShareForSeller or SharePartyUnknown (422).
     """
     actor.require(Role.SELLER)
     async with kernel.unit_of_work() as uow:
@@ -84,6 +85,10 @@ async def set_shares(
         current = newest.version if newest is not None else 0
         require_version(expected_version, current)
         await _check_parties(uow, listing.seller_id, body)
+        check_beside(
+            await newest_intermediary(uow, listing_id),
+            [(share.party_id, share.ppm) for share in body.shares],
+        )
         version = ShareVersion(
             listing_id=listing_id,
             version=current + 1,

@@ -6,15 +6,16 @@ Conflict 409          PayoutAccountNotReady · NotRefundable · NotChallenged
                       · HoldRefused · ReversalRefused · LedgerKeyReused · LedgerKeyRace
                       · BalanceLimit · LinkedRefused · ProofNotOffered · QuoteExpired · QuoteUsed
                       · SecondOperatorRequired · CorrectionBooked · CaseClosed · CaseNotBookable
-                      · PayoutRunOpen
+                      · PayoutRunOpen · CreditExceeded · NotCreditable
 NotFound 404          AccountNotFound · TopUpNotFound · PayoutNotFound · WebhookEventNotFound
                       · SavedCardNotFound · TransferNotFound · RateNotFound · QuoteNotFound
                       · CorrectionNotFound · CaseNotFound · PayoutRunNotFound · ScheduleNotFound
+                      · InvoiceNotFound
 NotAcceptable 406     StatementFormatNotOffered
 Invalid 422           AmountTooSmall · AmountNotPayable · CardNotAccepted · DayNotOver
                       · DestinationNotAccepted · RateInvalid · AmountNotConvertible
                       · CorrectionInvalid · StatementTooLong · PeriodInvalid · DebtTooSmall
-                      · SameParty
+                      · SameParty · FeeBackdated · MonthUnknown
 Unavailable 503       LedgerBusy · RailUnavailable · ProofNotReady
 """
 
@@ -329,3 +330,32 @@ _BY_CODE: dict[str, type[MarketError]] = {
 def error_of(refused: Refused) -> MarketError:
     """The exception for a ledger refusal; its detail is the refusal's."""
     return _BY_CODE.get(refused.code, HoldRefused)(refused.detail)
+
+
+class InvoiceNotFound(NotFound):
+    code = "invoice_not_found"
+    title = "No such invoice"
+
+
+class CreditExceeded(Conflict):
+    """``remaining_minor`` in the problem is what may still be credited of the line."""
+
+    code = "credit_exceeded"
+    title = "The credit is more than is left of the invoice's line"
+
+
+class NotCreditable(Conflict):
+    code = "not_creditable"
+    title = "Only an invoice can be credited, not a credit note"
+
+
+class FeeBackdated(Invalid):
+    code = "fee_backdated"
+    title = "A fee schedule cannot begin in the past"
+    default_hint = "Leave effective_from out to begin now."
+
+
+class MonthUnknown(Invalid):
+    code = "month_unknown"
+    title = "The month is not one that a statement can be made of"
+    default_hint = "Give a past or the present month as YYYY-MM."

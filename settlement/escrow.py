@@ -37,6 +37,24 @@ class Release:
     fee_ppm: int
     shares: tuple[tuple[UUID, int], ...]
     released_before: int
+    fee_minimum: int = 0
+    fee_cap: int | None = None
+
+    @property
+    def terms(self) -> SplitTerms:
+        """The rates as the split reads them."""
+        return SplitTerms(self.fee_ppm, self.shares, self.fee_minimum, self.fee_cap)
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Give ``amount`` minor units of an agreement's escrow back to its buyer."""
+
+    key: str
+    agreement_id: UUID
+    buyer_id: UUID
+    currency: str
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +94,25 @@ async def balance(uow: UnitOfWork, ref: AccountRef) -> int:
     return (await ledger.read_balances(uow, [ref])).get(ref.id, 0)
 
 
-async def release(uow: UnitOfWork, releases: Sequence[Release]) -> list[Released]:
-    """Pay releases in order, in one posting. Raises InsufficientFunds when escrow is short."""
+async def release(
+    uow: UnitOfWork, releases: Sequence[Release], *, refunds: Sequence[Refund] = ()
+) -> list[Released]:
+    """Pay releases, then refunds, in order and in one posting; answer the releases.
+
+    Raises InsufficientFunds when escrow is short.
+    """
     planned = [_release_transfer(item) for item in releases]
-    applied = await ledger.post_strict(uow, [transfer for transfer, _ in planned])
+    commands = [*(transfer for transfer, _ in planned), *map(_refund_transfer, refunds)]
+    applied = await ledger.post_strict(uow, commands)
     released = []
-    for result, (_, parts) in zip(applied, planned, strict=True):
+    for result, (_, parts) in zip(applied[: len(planned)], planned, strict=True):
         assert result.transfer_id is not None
         released.append(Released(result.transfer_id, parts))
     return released
 
 
 def _release_transfer(item: Release) -> tuple[Transfer, Parts]:
-    terms = SplitTerms(item.fee_ppm, item.shares)
+    terms = item.terms
     parts = increment(item.released_before, item.amount, terms)
     legs = (
         (escrow_of(item.agreement_id, item.currency), -item.amount),
@@ -119,13 +143,18 @@ async def refund(
     uow: UnitOfWork, key: str, agreement_id: UUID, buyer_id: UUID, money: Money
 ) -> UUID:
     """Give escrow back to the buyer; returns the transfer. Raises InsufficientFunds."""
-    legs = (
-        (escrow_of(agreement_id, money.currency), -money.amount_minor),
-        (_available(buyer_id, money.currency), money.amount_minor),
-    )
-    (done,) = await ledger.post_strict(uow, [Transfer(key, "refund", legs, memo_id=agreement_id)])
+    item = Refund(key, agreement_id, buyer_id, money.currency, money.amount_minor)
+    (done,) = await ledger.post_strict(uow, [_refund_transfer(item)])
     assert done.transfer_id is not None
     return done.transfer_id
+
+
+def _refund_transfer(item: Refund) -> Transfer:
+    legs = (
+        (escrow_of(item.agreement_id, item.currency), -item.amount),
+        (_available(item.buyer_id, item.currency), item.amount),
+    )
+    return Transfer(item.key, "refund", legs, memo_id=item.agreement_id)
 
 
 async def freeze(
@@ -175,6 +204,8 @@ async def apply_ruling(
     fee_ppm: int,
     shares: tuple[tuple[UUID, int], ...] = (),
     released_before: int = 0,
+    fee_minimum: int = 0,
+    fee_cap: int | None = None,
 ) -> RulingPayment:
     """Pay out everything frozen: ``buyer_ppm`` of it to the buyer, the rest as a release.
 
@@ -190,7 +221,7 @@ async def apply_ruling(
     if earlier is not None:
         transfer_id, amount = earlier
     to_buyer, to_seller = split(amount, (buyer_ppm, PPM - buyer_ppm))
-    terms = SplitTerms(fee_ppm, shares)
+    terms = SplitTerms(fee_ppm, shares, fee_minimum, fee_cap)
     parts = increment(released_before, to_seller, terms)
     if earlier is None and amount > 0:
         legs = (

@@ -11,6 +11,12 @@ Between two parts it has it. So the sum is cut in two repeatedly, by
 largest remainder, in a fixed order: fee against net, then each contributor against the rest, the
 seller keeps what is left. Each cut rounds by at most half a minor unit over the whole life of
 the deal, however many releases there are.
+
+A fee with a minimum and a cap keeps the property: of the cumulative amount it is the rounded
+percentage, raised to the minimum, lowered to the cap and never above the amount itself. Each of
+these grows by 0 or 1 when the amount grows by 1, and so do their larger and their smaller; so
+neither the fee nor the rest is ever taken back. It also means that the first releases pay the
+minimum, and that releases after the cap cost nothing.
 """
 
 from __future__ import annotations
@@ -26,17 +32,23 @@ from market.kernel.money import PPM, split
 class SplitTerms:
     """``fee_ppm`` of the gross amount; ``shares`` (party, ppm) of the seller's net, in order.
 
-    Raises ValueError when a rate is outside 0..1,000,000 ppm, or shares leave the seller nothing.
+    ``fee_minimum`` and ``fee_cap`` (None: none) are minor units over the life of the deal. An
+    intermediary's commission is the first of the shares. Raises ValueError when a rate is outside
+    0..1,000,000 ppm, shares leave the seller nothing, or the minimum is above the cap.
     """
 
     fee_ppm: int
     shares: tuple[tuple[UUID, int], ...] = ()
+    fee_minimum: int = 0
+    fee_cap: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.fee_ppm < PPM:
             raise ValueError(f"fee_ppm must be 0 to {PPM - 1}, not {self.fee_ppm}")
         if any(ppm <= 0 for _, ppm in self.shares) or sum(p for _, p in self.shares) >= PPM:
             raise ValueError("shares are positive and leave the seller something")
+        if self.fee_minimum < 0 or (self.fee_cap is not None and self.fee_cap < self.fee_minimum):
+            raise ValueError("the fee's minimum is not negative and not above its cap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +64,18 @@ class Parts:
         return self.fee + sum(self.shares) + self.seller
 
 
+def fee_of(total: int, terms: SplitTerms) -> int:
+    """The platform's minor units of ``total`` released so far: within [minimum, cap], ≤ total."""
+    fee = max(split(total, (terms.fee_ppm, PPM - terms.fee_ppm))[0], terms.fee_minimum)
+    if terms.fee_cap is not None:
+        fee = min(fee, terms.fee_cap)
+    return min(fee, total)
+
+
 def cumulative(total: int, terms: SplitTerms) -> Parts:
     """The parts of ``total`` minor units released so far. Each part grows with ``total``."""
-    fee, rest = split(total, (terms.fee_ppm, PPM - terms.fee_ppm))
+    fee = fee_of(total, terms)
+    rest = total - fee
     rest_ppm = PPM
     shares = []
     for _, ppm in terms.shares:

@@ -7,7 +7,6 @@ from alembic import op
 from market.kernel.migration import append_only, grant
 
 revision = "0013"
-# 0011 and 0012 are not in this tree yet: relinked when they are.
 down_revision = "0012"
 branch_labels = None
 depends_on = None

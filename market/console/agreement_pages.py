@@ -60,7 +60,8 @@ async def show_agreement_page(
     page = await receipts.list_receipts(
         kernel, actor, agreement_id, page=PageQuery(RECEIPTS_MAX, after)
     )
-    involved = [agreement.buyer_id, agreement.seller_id, *(s.party_id for s in terms.shares)]
+    shares = [*terms.shares, *([terms.intermediary] if terms.intermediary else [])]
+    involved = [agreement.buyer_id, agreement.seller_id, *(s.party_id for s in shares)]
     return render(
         visit,
         "agreement.html",

@@ -10,6 +10,7 @@ from uuid_utils import uuid7
 PREFIXES = {
     "acc": "account",
     "agr": "agreement",
+    "alr": "alert",
     "cor": "correction",
     "crd": "credential",
     "crt": "certificate",
@@ -18,19 +19,24 @@ PREFIXES = {
     "evt": "event",
     "fxq": "exchange quote",
     "fxr": "exchange rate",
+    "fee": "fee schedule",
     "grt": "grant",
     "hld": "hold",
+    "inv": "invoice",
     "lst": "listing",
     "ord": "order",
     "pay": "payout",
     "pln": "plan",
     "prd": "product",
     "pty": "party",
+    "quo": "quote",
     "rcp": "receipt",
+    "req": "request",
     "rul": "ruling",
     "tok": "token",
     "top": "top-up",
     "trd": "trade",
+    "txd": "tax declaration",
     "txn": "transfer",
     "use": "usage record",
     "val": "valuation",
@@ -92,6 +98,7 @@ def _wire(prefix: str) -> Any:
 
 AccountId = Annotated[UUID, *_wire("acc")]
 AgreementId = Annotated[UUID, *_wire("agr")]
+AlertId = Annotated[UUID, *_wire("alr")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
 CertificateId = Annotated[UUID, *_wire("crt")]
@@ -100,19 +107,24 @@ EvidenceId = Annotated[UUID, *_wire("evd")]
 EventId = Annotated[UUID, *_wire("evt")]
 ExchangeQuoteId = Annotated[UUID, *_wire("fxq")]
 ExchangeRateId = Annotated[UUID, *_wire("fxr")]
+FeeScheduleId = Annotated[UUID, *_wire("fee")]
 GrantId = Annotated[UUID, *_wire("grt")]
 HoldId = Annotated[UUID, *_wire("hld")]
+InvoiceId = Annotated[UUID, *_wire("inv")]
 ListingId = Annotated[UUID, *_wire("lst")]
 OrderId = Annotated[UUID, *_wire("ord")]
 PayoutId = Annotated[UUID, *_wire("pay")]
 PlanId = Annotated[UUID, *_wire("pln")]
 ProductId = Annotated[UUID, *_wire("prd")]
 PartyId = Annotated[UUID, *_wire("pty")]
+QuoteId = Annotated[UUID, *_wire("quo")]
 ReceiptId = Annotated[UUID, *_wire("rcp")]
+RequestId = Annotated[UUID, *_wire("req")]
 RulingId = Annotated[UUID, *_wire("rul")]
 TokenId = Annotated[UUID, *_wire("tok")]
 TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]
+TaxDeclarationId = Annotated[UUID, *_wire("txd")]
 TransferId = Annotated[UUID, *_wire("txn")]
 UsageId = Annotated[UUID, *_wire("use")]
 ValuationId = Annotated[UUID, *_wire("val")]

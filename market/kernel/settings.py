@@ -62,6 +62,14 @@ class Settings(BaseSettings):
     signup_limit_per_hour: int = Field(default=1_000, ge=1)
 
     platform_fee_ppm: int = Field(default=50_000, ge=0, lt=1_000_000)
+    platform_vat_ppm: int = Field(
+        default=60_000,
+        ge=0,
+        lt=1_000_000,
+        description="Value-added tax contained in the platform fee where no schedule says else.",
+    )
+    platform_name: str = Field(default="Data Element Market", min_length=1, max_length=200)
+    platform_tax_number: str | None = Field(default=None, max_length=50)
     payout_minimum_minor: int = Field(default=100, ge=1)
     payout_minimums: dict[str, int] = Field(
         default_factory=dict,

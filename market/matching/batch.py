@@ -238,7 +238,7 @@ class Batch:
         """
         touched = self._matcher.touched.values()
         planned = postings(touched, now=uow.now)
-        sources = await record.read_sources(uow, self._matcher.matches)
+        sources = await record.read_sources(uow, self._kernel, self._matcher.matches)
         making = asyncio.create_task(
             record.prepare(self._kernel, touched, sources, now=uow.now), name="batch-records"
         )

@@ -48,7 +48,8 @@ TICK_MAX_S = 1.0
 # Per fetched portion of a rebuild, not for the whole of it.
 LOAD_TIMEOUT_MS = 60_000
 # From here on the open orders of a rebuild are taken out of the cycle collector's sight: they end
-# by reference count, and searching a million of them would stop the process for a second.
+# by reference count, and searching a million of them would stop the process for a second. For
+# good: thawing them would thaw what a tuned process has frozen (`market.kernel.collector`).
 FREEZE_FROM_ORDERS = 10_000
 
 _log = get_logger(__name__)
@@ -117,7 +118,6 @@ class MatchingEngine:
             await self._task
         self._deadlines.close()
         await self._release()
-        gc.unfreeze()
 
     async def submit(self, command: Command) -> Reply:
         """Carry out one command durably and answer it. Not inside a unit of work.

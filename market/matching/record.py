@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from contracts import formation
 from contracts.formation import Deal, Formed, Sources
@@ -15,16 +14,12 @@ from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
 from market.matching import sql
-from market.matching.book import Side
 from market.matching.matcher import Match, Touched
 from market.matching.models import OrderSide, OrderStatus
+from market.matching.terms import Side
 from pricing.observations import Observation, record
 
-if TYPE_CHECKING:
-    pass
-
 _SIDE_NAMES = {Side.BUY: OrderSide.BUY.value, Side.SELL: OrderSide.SELL.value}
-
 
 # Orders or agreements made between two looks at what the database has answered.
 _PORTION = 64
@@ -41,12 +36,13 @@ class Records:
     formed: list[Formed] = field(default_factory=list)
 
 
-async def read_sources(uow: UnitOfWork, matches: Sequence[Match]) -> Sources | None:
+async def read_sources(uow: UnitOfWork, kernel: Kernel, matches: Sequence[Match]) -> Sources | None:
     """What the agreements of ``matches`` are made from; None without any."""
     if not matches:
         return None
-    one_each = {match.terms.listing.id: match for match in matches}.values()
-    return await formation.read_sources(uow, [_deal(match, uow.now) for match in one_each])
+    one_each = {match.terms.plan.id: match for match in matches}.values()
+    deals = [_deal(match, uow.now) for match in one_each]
+    return await formation.read_sources(uow, kernel.settings, deals)
 
 
 async def prepare(

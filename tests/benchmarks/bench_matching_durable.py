@@ -34,9 +34,9 @@ from market.kernel.embedded import EmbeddedServers, start_embedded
 from market.kernel.embedded_postgres import APP_ROLE
 from market.kernel.ids import new_id
 from market.kernel.settings import load_settings
-from market.matching.book import add_marks, order_mark
 from market.matching.commands import Cancel, Place
 from market.matching.engine import MatchingEngine
+from market.matching.marks import add_marks, order_mark
 from settlement.verify import verify_ledger
 from tests.benchmarks.copied_rows import Rows, copy_s, marker, rows_since
 from tests.benchmarks.durable_market import MID, Flow, Market, seed

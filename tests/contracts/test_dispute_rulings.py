@@ -53,6 +53,11 @@ async def test_a_split_moves_money_and_access(kernel: Kernel, client: httpx.Asyn
     assert (signed["arbiter"], signed["approved_by"]) == (court.arbiters[0].id, None)
     (listed,) = (await court.get(court.buyer, "rulings")).json()["items"]
     assert listed["accepted_by"] == [court.buyer.id, court.seller.id]
+    path = f"/v1/agreements/{court.trade.id}/releases"
+    records = await client.get(path, headers=court.seller.headers())
+    (record,) = records.json()["items"]
+    assert record["transfer_id"] == done["outcome"]["transfer_id"]
+    assert (record["amount_minor"], record["fee_minor"]) == (7_001, 350)
     await verified(kernel)
 
 

@@ -8,13 +8,20 @@ from sqlmodel import func, select
 from contracts import formation, trace
 from contracts.formation import Deal, Formed, form
 from contracts.models import Agreement
-from contracts.schemas import Terms
+from contracts.schemas import ShareTerm, Terms
 from listings import offers
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 from market.kernel.security import InvalidToken, Role, canonical_json, sha256_hex, verify_with_jwks
+from pricing.billing_schemas import IntermediaryInput, TaxDeclarationInput
+from pricing.intermediaries import set_intermediary
+from pricing.taxes import declare_tax
+from settlement.billing_schemas import FeeScheduleInput
+from settlement.fees import set_fee
 from tests.contracts.factories import Trade, bearer, make_trade, mint
+from tests.listings.factories import make_listing
 from tests.market.parties.factories import make_party
+from tests.pricing.factories import make_plan
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +92,76 @@ async def test_a_batch_forms_in_order_or_not_at_all(kernel: Kernel, trade: Trade
     with pytest.raises(Exception, match="agreement_two_parties"):
         await form_batch([None, "seller", None])
     assert await count(kernel) == before
+
+
+async def test_each_deal_of_a_batch_has_its_own_plan_s_rates_and_its_own_tax(
+    kernel: Kernel, trade: Trade
+) -> None:
+    seller = trade.seller
+    listing_id = (await make_listing(kernel, seller)).listing_id
+    plain, taxed = [await make_plan(kernel, seller, listing_id, currency="USD") for _ in "12"]
+    operator, broker = [await make_party(kernel, role) for role in (Role.OPERATOR, Role.SELLER)]
+    await set_fee(
+        kernel,
+        operator.actor,
+        FeeScheduleInput(
+            currency="USD",
+            fee_ppm=70_000,
+            minimum_minor=30,
+            cap_minor=900,
+            vat_ppm=60_000,
+            reason="test",
+        ),
+    )
+    await declare_tax(kernel, seller.actor, TaxDeclarationInput(rate_ppm=60_000))
+    await declare_tax(kernel, seller.actor, TaxDeclarationInput(plan_id=taxed.id, rate_ppm=130_000))
+    commission = IntermediaryInput(party_id=broker.party_id, ppm=50_000)
+    await set_intermediary(kernel, seller.actor, listing_id, commission, expected_version=0)
+    async with kernel.unit_of_work() as uow:
+        listings = {
+            one: await offers.get_listing(uow, one) for one in (listing_id, trade.plan.listing_id)
+        }
+        deals = [
+            Deal(
+                agreement_id=new_id(),
+                trade_id=new_id(),
+                plan=plan,
+                listing=listings[plan.listing_id],
+                version_id=listings[plan.listing_id].version_id,
+                buyer_id=new_id(),
+                seller_id=seller.party_id,
+                lots=lots,
+                price_minor=price,
+                currency=plan.currency,
+                traded_at=uow.now,
+            )
+            for plan, lots, price in (
+                (plain, 1, 106), (taxed, 1, 113), (trade.plan, 3, 106),
+                (taxed, 2, 226), (plain, 5, 101),
+            )
+        ]  # fmt: skip
+        formed = await form(uow, kernel, deals)
+    taxes = [made.terms.tax and tuple(made.terms.tax.model_dump().values()) for made in formed]
+    assert taxes == [
+        (60_000, True, 100, 6),
+        (130_000, True, 100, 13),
+        (60_000, True, 300, 18),
+        (130_000, True, 400, 52),
+        (60_000, True, 476, 29),
+    ]
+    for made, deal in zip(formed, deals, strict=True):
+        terms = made.terms
+        assert terms == Terms.model_validate(terms.model_dump())
+        assert orjson.loads(made.terms_json) == terms.model_dump(mode="json")
+        assert terms.plan_id == deal.plan.id
+        assert terms.fee is not None
+        bounds = terms.fee.minimum_minor, terms.fee.cap_minor, terms.fee.vat_ppm
+        frozen = terms.fee_ppm, bounds, terms.intermediary
+        if deal.currency == "USD":
+            broker_term = ShareTerm(party_id=broker.party_id, ppm=50_000)
+            assert frozen == (70_000, (30, 900, 60_000), broker_term)
+        else:
+            assert frozen == (50_000, (0, None, kernel.settings.platform_vat_ppm), None)
 
 
 async def count(kernel: Kernel) -> int:

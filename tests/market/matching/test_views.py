@@ -8,12 +8,12 @@ import pytest
 from listings.models import Listing
 from market.kernel.ids import new_id
 from market.matching.admission import Admitted
-from market.matching.book import Side
 from market.matching.commands import Place
 from market.matching.matcher import Match, Touched
 from market.matching.models import CloseReason, OrderStatus
 from market.matching.schemas import ORDER_TRADES_MAX, OrderRequest, OrderView
 from market.matching.shard import LiveOrder
+from market.matching.terms import Side
 from market.matching.views import new_order_json
 from pricing.models import Plan
 

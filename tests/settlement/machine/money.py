@@ -13,7 +13,8 @@ from market.kernel.security import Actor, Role
 from settlement import ledger
 from settlement.commands import Applied, Command, Refused, Result, Transfer
 from settlement.errors import error_of
-from settlement.statements import balance_as_of
+from settlement.periods import balance_as_of
+from settlement.schemas import Basis
 from tests.settlement.factories import together
 from tests.settlement.machine import commands
 from tests.settlement.machine.commands import NOBODY
@@ -202,7 +203,7 @@ class MoneyRules(MachineCore):
         moments = sorted({booked.at for booked in self.shadow.booked})
         moment = data.draw(st.sampled_from(moments))
         kernel = self.world.kernel
-        then = self.run(balance_as_of(kernel, OPERATOR, account.id, moment))
+        then = self.run(balance_as_of(kernel, OPERATOR, account.id, moment, Basis.BOOKING))
         assert then.posted_minor == self.shadow.posted(account, until=moment)
-        current = self.run(balance_as_of(kernel, OPERATOR, account.id, None))
+        current = self.run(balance_as_of(kernel, OPERATOR, account.id, None, Basis.BOOKING))
         assert current.posted_minor == self.shadow.posted(account)

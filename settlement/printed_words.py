@@ -1,0 +1,62 @@
+"""What printed documents say: key → (English, Simplified Chinese)."""
+
+from typing import Final
+
+WORDS: Final[dict[str, tuple[str, str]]] = {
+    "invoice": ("Invoice", "账单发票"),
+    "credit_note": ("Credit note", "红字账单"),
+    "number": ("Number", "编号"),
+    "issued": ("Issued", "开具日期"),
+    "period": ("Period", "所属期间"),
+    "issuer": ("Seller", "销售方"),
+    "recipient": ("Buyer", "购买方"),
+    "tax_number": ("Tax number", "纳税人识别号"),
+    "address": ("Address", "地址"),
+    "phone": ("Phone", "电话"),
+    "bank": ("Bank and account", "开户行及账号"),
+    "item": ("Item", "项目名称"),
+    "agreement": ("Agreement", "协议编号"),
+    "rate": ("Tax rate", "税率"),
+    "without_tax": ("Amount without tax", "金额（不含税）"),
+    "tax": ("Tax", "税额"),
+    "total": ("Total with tax", "价税合计"),
+    "sum": ("Sum", "合计"),
+    "corrects": ("Corrects", "对应原账单"),
+    "reason": ("Reason", "冲红原因"),
+    "transfer": ("Paid back by transfer", "退款流水"),
+    "notice": (
+        "Data for a tax invoice (fapiao); not itself a tax document.",
+        "开具发票所需信息，本单据不是税务发票。",
+    ),
+    "statement": ("Monthly statement", "月度对账单"),
+    "month": ("Month (UTC)", "月份（UTC）"),
+    "party": ("Party", "机构"),
+    "account": ("Account", "账户"),
+    "running": ("The month is not over.", "本月尚未结束。"),
+    "movement": ("Movement", "变动类型"),
+    "postings": ("Postings", "笔数"),
+    "credit": ("In", "贷方（收入）"),
+    "debit": ("Out", "借方（支出）"),
+    "net": ("Net", "净额"),
+    "opening": ("Opening balance", "期初余额"),
+    "closing": ("Closing balance", "期末余额"),
+    "empty": ("No movements.", "无资金变动。"),
+}
+
+# Kinds of ledger transfers; unknown ones are printed as they are.
+KINDS: Final[dict[str, tuple[str, str]]] = {
+    "available": ("Balance", "可用余额"),
+    "receivable": ("Receivable", "应收款"),
+    "top_up": ("Top-up", "充值"),
+    "release": ("Release from escrow", "托管放款"),
+    "refund": ("Refund", "退款"),
+    "ruling": ("Dispute decision", "争议裁决"),
+    "escrow": ("Purchase into escrow", "购买款转入托管"),
+    "payout_start": ("Payout", "提现"),
+    "payout_returned": ("Payout returned", "提现退回"),
+    "refund_start": ("Refund to card", "原路退款"),
+    "refund_returned": ("Refund returned", "退款退回"),
+    "chargeback": ("Card chargeback", "拒付"),
+    "reversal": ("Reversal", "冲正"),
+    "credit_note": ("Credit note", "红字退款"),
+}
