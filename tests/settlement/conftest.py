@@ -17,8 +17,8 @@ CI_PROFILE, SOAK_PROFILE = "ledger-ci", "ledger-soak"
 # Without an example database: a run is its seed, and nothing that an earlier one left behind.
 hypothesis_settings.register_profile(
     CI_PROFILE,
-    max_examples=86,
-    stateful_step_count=30,
+    max_examples=44,
+    stateful_step_count=50,
     deadline=None,
     database=None,
     print_blob=True,
