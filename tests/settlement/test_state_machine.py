@@ -23,6 +23,8 @@ RULES = [
     "reverse_by_name",
     "in_one_list",
     "linked",
+    "too_late",
+    "reverse_twice",
     "at_once",
     "pay_in",
     "release",

@@ -22,7 +22,7 @@ DISPUTES = tuple(UUID(int=n) for n in range(21, 24))
 NOBODY = UUID(int=99)
 AMOUNT_MAX = 500
 Kind = Callable[[Dice, Shadow, "Names", datetime], Command]
-HOURS = (-1, 1, 2, 5, 24, 24, 24)
+HOURS = (-1, 1, 1, 2, 5, 24, 24, 24)
 
 
 def accounts(currency: str) -> tuple[AccountRef, ...]:
@@ -115,9 +115,12 @@ def new_holds(dice: Dice, shadow: Shadow, names: Names, now: datetime) -> Hold:
     )
 
 
-def _some_hold(dice: Dice, shadow: Shadow) -> KnownHold | None:
+def _some_hold(dice: Dice, shadow: Shadow, now: datetime) -> KnownHold | None:
     known = shadow.holds()
     still_open = [hold for hold in known if hold.outcome is None]
+    over = [hold for hold in still_open if hold.expires_at <= now]
+    if over and dice.rarely(3):
+        return dice.one(over)
     if still_open and not dice.rarely(5):
         return dice.one(still_open)
     return dice.one((None, *known))
@@ -125,7 +128,7 @@ def _some_hold(dice: Dice, shadow: Shadow) -> KnownHold | None:
 
 def captures(dice: Dice, shadow: Shadow, names: Names, now: datetime) -> Capture:
     """All or part of a hold, some of it re-held; a unit too much now and then."""
-    hold = _some_hold(dice, shadow)
+    hold = _some_hold(dice, shadow, now)
     amount = 10 if hold is None else hold.amount
     kept = dice.one((0, 0, amount // 2, amount - 1, amount))
     paid = max(1, dice.one((amount - kept, amount - kept, amount - kept + 1, 1, amount)))
@@ -153,7 +156,7 @@ def captures(dice: Dice, shadow: Shadow, names: Names, now: datetime) -> Capture
 
 def endings(dice: Dice, shadow: Shadow, names: Names, now: datetime) -> Void | Expire:
     """A hold is given up, or its time is said to be over."""
-    hold = _some_hold(dice, shadow)
+    hold = _some_hold(dice, shadow, now)
     name = NOBODY if hold is None else hold.id
     return Void(names.key(), name) if dice.rarely(2) else Expire(names.key(), name)
 
@@ -208,6 +211,10 @@ def in_turn(dice: Dice, shadow: Shadow, names: Names, now: datetime, size: int) 
     listed: list[Command] = []
     for _ in range(size):
         command = anything(dice, future, names, now)
+        if listed and dice.rarely(3):
+            # The same once more under another key: a second reversal, capture, hold of one id.
+            again = [c for c in listed if isinstance(c, Transfer) and c.reverses]
+            command = replace(dice.one(again or listed), key=names.key())
         listed.append(command)
         expected = future.expect(command, now)
         if not expected.reasons and expected.earlier is None:

@@ -18,7 +18,7 @@ SEED_MAX = 2**32 - 1
 class Dice:
     """The same throws for the same ``seed``."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: str) -> None:
         self._random = Random(seed)
 
     def number(self, low: int, high: int) -> int:

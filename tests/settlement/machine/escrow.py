@@ -15,7 +15,7 @@ from market.kernel.errors import Unavailable
 from market.kernel.money import Money
 from settlement import escrow
 from settlement.accounts import AccountKind, AccountRef
-from settlement.commands import Applied, Leg, Transfer
+from settlement.commands import Applied, Command, Leg, Transfer
 from settlement.errors import InsufficientFunds
 from tests.settlement.cutting_proxy import Cut
 from tests.settlement.machine.commands import AGREEMENTS, DISPUTES, PARTIES, near_free
@@ -25,6 +25,7 @@ from tests.settlement.shadow_split import WHOLE, nearest, pay
 
 T = TypeVar("T")
 CURRENCY = "CNY"
+CLEARING = AccountRef(AccountKind.CLEARING, None, CURRENCY)
 FEES = AccountRef(AccountKind.FEES, None, CURRENCY)
 BUYER, SELLER = PARTIES[0], PARTIES[1]
 CUTS = (None, None, None, None, Cut.BEFORE, Cut.AFTER)
@@ -73,7 +74,11 @@ class EscrowRules(MachineCore):
         ]
 
     def _agreement(self, dice: Dice) -> Agreement:
-        return dice.one(self.agreements)
+        deal = dice.one(self.agreements)
+        if self.shadow.free(deal.escrow) < 1 and not dice.rarely(4):
+            # Or else most steps would have nothing to divide.
+            self._pay_in(dice, deal, dice.number(1, 300))
+        return deal
 
     def _work(self, dice: Dice, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
         """Carry ``work`` out; when the wire is cut at COMMIT, again under the same key."""
@@ -112,10 +117,15 @@ class EscrowRules(MachineCore):
     def pay_in(self, dice: Dice, amount: int) -> None:
         """The buyer's money goes into escrow."""
         self.begin("pay_in")
-        deal = self._agreement(dice)
+        self._pay_in(dice, dice.one(self.agreements), amount)
+
+    def _pay_in(self, dice: Dice, deal: Agreement, amount: int) -> None:
         legs = ((available(BUYER), -amount), (deal.escrow, amount))
-        command = Transfer(self.names.key(), "escrow", legs, memo_id=deal.id)
-        self.run(self.submit(command, "post"))
+        listed: list[Command] = [Transfer(self.names.key(), "escrow", legs, memo_id=deal.id)]
+        if self.shadow.free(available(BUYER)) < amount and not dice.rarely(4):
+            funds = ((CLEARING, -amount), (available(BUYER), amount))
+            listed.insert(0, Transfer(self.names.key(), "top_up", funds))
+        self.run(self.in_order(listed))
 
     @step()
     def release(self, dice: Dice) -> None:

@@ -11,15 +11,27 @@ from hypothesis import strategies as st
 from market.kernel.errors import MarketError, Unavailable
 from market.kernel.security import Actor, Role
 from settlement import ledger
-from settlement.commands import Applied, Command, Linked, Refused, Result, Transfer
+from settlement.accounts import AccountKind, AccountRef
+from settlement.commands import (
+    Applied,
+    Capture,
+    Command,
+    Expire,
+    Hold,
+    Linked,
+    Refused,
+    Result,
+    Transfer,
+)
 from settlement.errors import error_of
 from settlement.periods import balance_as_of
 from settlement.schemas import Basis
 from tests.settlement.factories import together
 from tests.settlement.machine import commands
-from tests.settlement.machine.commands import NOBODY
+from tests.settlement.machine.commands import CURRENCIES, NOBODY, PARTIES
 from tests.settlement.machine.core import RESENDS_MAX, VIAS, MachineCore, Via, step
 from tests.settlement.machine.dice import Dice
+from tests.settlement.shadow import Booked
 
 OPERATOR = Actor(NOBODY, NOBODY, frozenset({Role.OPERATOR}), "machine")
 AT_ONCE_MAX = 6
@@ -78,6 +90,41 @@ class MoneyRules(MachineCore):
         self.begin("time_passes")
         self.run(self.world.move_clock(timedelta(hours=hours)))
         self._as_of(dice)
+
+    @step(via=st.sampled_from(VIAS))
+    def too_late(self, dice: Dice, via: Via) -> None:
+        """A hold runs out, is captured all the same, and only then swept."""
+        self.begin("too_late")
+        account, payee = (
+            AccountRef(AccountKind.CLEARING, None, CURRENCIES[0]),
+            AccountRef(AccountKind.AVAILABLE, dice.one(PARTIES), CURRENCIES[0]),
+        )
+        name, ends = self.names.id(), self.run(self.world.now()) + timedelta(hours=1)
+        self.run(self.submit(Hold(self.names.key(), name, account, 9, ends), via))
+        self.run(self.world.move_clock(timedelta(hours=1)))
+        late = Capture(self.names.key(), name, "capture", ((payee, dice.number(1, 9)),))
+        self.run(self.submit(late, via))
+        self.run(self.submit(Expire(self.names.key(), name), via))
+
+    @step()
+    def reverse_twice(self, dice: Dice) -> None:
+        """Two reversals of one transfer in one list: the second finds the first."""
+        self.begin("reverse_twice")
+        now = self.run(self.world.now())
+        possible = [
+            command
+            for booked in self.shadow.done()
+            if booked.transfer_id is not None
+            for command in [self._mirror(booked)]
+            if not self.shadow.expect(command, now).reasons
+        ]
+        if possible:
+            first = dice.one(possible)
+            self.run(self.in_order([first, replace(first, key=self.names.key())]))
+
+    def _mirror(self, booked: Booked) -> Transfer:
+        legs = tuple((account, -amount) for account, amount in self.shadow.legs(booked))
+        return Transfer(self.names.key(), "reversal", legs, reverses=booked.transfer_id)
 
     @step()
     def reverse_by_name(self, dice: Dice) -> None:
@@ -184,7 +231,8 @@ class MoneyRules(MachineCore):
             command = commands.anything(dice, self.shadow, self.names, now)
             if asked and dice.rarely(4):
                 twin, _ = dice.one(asked)
-                command = dice.one((twin, replace(command, key=twin.key)))
+                again = replace(twin, key=self.names.key())
+                command = dice.one((twin, again, replace(command, key=twin.key)))
             asked.append((command, dice.one(VIAS)))
         self.run(self._together(asked))
 
