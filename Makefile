@@ -9,6 +9,10 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 PYDVL := .venv/peers/pydvl/.installed
+BOOKS := limit-order-book litebook liquibook orderly-chaos akhil4n-orderbook cython-orderbook \
+	lightmatchingengine pyorderbook obook manticore-orderbook fastlob order-matching nanobook
+NODE_BOOKS := hft-limit-order-book nodejs-order-book
+MATCHING_PEERS := $(BOOKS:%=.venv/peers/%/.installed) $(NODE_BOOKS:%=.venv/peers/%/.npm-installed)
 STRIPE_MOCK := .venv/go/bin/stripe-mock
 TEST_JOBS ?= 2
 PYTHON ?=
@@ -78,7 +82,7 @@ check-openapi: $(DEVELOPMENT)
 	@$(BIN)/market openapi --check && $(BIN)/python .ci/openapi_lint.py
 
 .PHONY: bench
-bench: $(DEVELOPMENT) $(PYDVL) ## Run all benchmarks (figures as a table and as JSON)
+bench: $(DEVELOPMENT) $(PYDVL) $(MATCHING_PEERS) ## Run all benchmarks (figures as a table and as JSON)
 	@$(BIN)/python -m tests.benchmarks
 
 .PHONY: bench-ledger
@@ -88,6 +92,10 @@ bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shri
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
 	@$(BIN)/python -m tests.benchmarks.bench_knn_shapley
+
+.PHONY: bench-matching
+bench-matching: $(DEVELOPMENT) $(MATCHING_PEERS)
+	@$(BIN)/python -m tests.benchmarks.bench_matching
 
 .PHONY: fmt
 fmt: $(DEVELOPMENT) ## Format and fix the code
@@ -115,12 +123,19 @@ $(DEVELOPMENT): $(RUNTIME)
 	@sh .ci/bootstrap.sh development
 	@touch $@
 
-# A peer that benchmarks compare with; an environment of its own, because it needs numpy < 2.
-$(PYDVL): tests/benchmarks/peers/pydvl.lock | $(RUNTIME)
-	@$(BIN)/python -m venv .venv/peers/pydvl
-	@.venv/peers/pydvl/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-		--no-deps --require-hashes --requirement $<
-	@touch $@
+# Peers that benchmarks compare with, each in an environment of its own: their dependencies differ
+# from ours and from each other's. One that cannot be installed here is reported as missing.
+.venv/peers/%/.installed: tests/benchmarks/peers/%.lock | $(RUNTIME)
+	@$(BIN)/python -m venv .venv/peers/$*
+	@.venv/peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--no-deps --require-hashes --requirement $< && touch $@ || \
+		{ echo "$* could not be installed."; test $* != pydvl; }
+
+.venv/peers/%/.npm-installed: tests/benchmarks/peers/%/package-lock.json | $(RUNTIME)
+	@mkdir -p .venv/peers/$*
+	@cp tests/benchmarks/peers/$*/package.json $< .venv/peers/$*/
+	@cd .venv/peers/$* && npm ci --silent --no-audit --no-fund --ignore-scripts && touch .npm-installed \
+		|| echo "$* could not be installed (it needs Node and npm)."
 
 # Stripe's own judge of requests, built by Go >= 1.24; modules stay inside .venv, and removable.
 $(STRIPE_MOCK): | $(RUNTIME)

@@ -25,6 +25,7 @@ MODELS = (
     "contracts.billing_models",
     "contracts.dispute_models",
     "market.matching.models",
+    "market.demand.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):

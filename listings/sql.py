@@ -100,6 +100,50 @@ ORDER BY l.title ->> 'en', l.id
 LIMIT $2
 """
 
+# The words of a request, any of which may match; the limit keeps the ranking short.
+_LEXEMES = """
+SELECT lexeme FROM unnest(tsvector_to_array(to_tsvector('english', $1))) AS lexeme
+ORDER BY lexeme LIMIT $2
+"""
+
+# Newest first within each half, so that a market of any size costs the same (design §9).
+_POOL = """
+(SELECT listing_id FROM listings.catalog_entry
+ WHERE ($1::text IS NULL OR category = $1) AND grade = ANY($2::text[])
+ ORDER BY listed_at DESC, listing_id DESC LIMIT $3)
+UNION
+(SELECT listing_id FROM listings.catalog_entry
+ WHERE $4 <> '' AND search @@ $4::text::tsquery
+ ORDER BY listed_at DESC, listing_id DESC LIMIT $5)
+"""
+
+_COUNT = """
+SELECT count(*) FROM (
+    SELECT FROM listings.catalog_entry
+    WHERE ($1::text IS NULL OR category = $1) AND grade = ANY($2::text[]) LIMIT $3
+) AS counted
+"""
+
+_FACTS = f"""
+SELECT l.id AS listing_id, l.version_id, l.seller_id, l.title, l.category, l.grade, l.policy,
+       e.listed_at, p.regions, v.row_count, v.quality ->> 'overall' AS quality,
+       v.profile ->> 'latest' AS latest,
+       ARRAY(SELECT c ->> 'name' FROM jsonb_array_elements(v.columns) AS c) AS columns,
+       ARRAY(SELECT ARRAY[c ->> 'min', c ->> 'max']
+             FROM jsonb_array_elements(v.profile -> 'columns') AS c
+             WHERE (c ->> 'type' LIKE 'DATE%' OR c ->> 'type' LIKE 'TIMESTAMP%')
+               AND c ->> 'min' IS NOT NULL AND c ->> 'max' IS NOT NULL) AS periods,
+       CASE WHEN $2 = '' THEN 0
+            ELSE (ts_rank({_WEIGHTS}::float4[], e.search, $2::text::tsquery) * 1e6)::bigint
+       END AS text_score
+FROM listings.catalog_entry e
+JOIN listings.listing l ON l.id = e.listing_id
+JOIN listings.product p ON p.id = l.product_id
+JOIN listings.product_version v ON v.id = l.version_id
+WHERE e.listing_id = ANY($1::uuid[])
+ORDER BY e.listing_id
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Filters:
@@ -182,6 +226,52 @@ async def suggestions(connection: asyncpg.Connection[Any], prefix: str) -> list[
     rows: list[asyncpg.Record] = await connection.fetch(
         _SUGGESTIONS, escaped + "%", SUGGESTIONS_MAX
     )
+    return rows
+
+
+async def plan_each_time(connection: asyncpg.Connection[Any]) -> None:
+    """Plan every statement of this transaction for its own values, as searches do."""
+    await connection.execute("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)")
+
+
+async def lexemes(connection: asyncpg.Connection[Any], text: str, *, limit: int) -> list[str]:
+    """The stemmed English words of a text, without stop words."""
+    rows = await connection.fetch(_LEXEMES, text, limit)
+    return [row["lexeme"] for row in rows]
+
+
+async def pool_ids(
+    connection: asyncpg.Connection[Any],
+    *,
+    category: str | None,
+    grades: list[str],
+    words: str,
+    strict_max: int,
+    words_max: int,
+) -> list[UUID]:
+    """Listings on the market in the category and grades, and those that share any word."""
+    rows = await connection.fetch(_POOL, category, grades, strict_max, words, words_max)
+    return [row["listing_id"] for row in rows]
+
+
+async def count_entries(
+    connection: asyncpg.Connection[Any], *, category: str | None, grades: list[str], limit: int
+) -> int:
+    """How many entries have the category and grades, counted up to ``limit``."""
+    count: int = await connection.fetchval(
+        _COUNT,
+        category,
+        grades,
+        limit,
+    )
+    return count
+
+
+async def market_facts(
+    connection: asyncpg.Connection[Any], ids: list[UUID], words: str
+) -> list[asyncpg.Record]:
+    """What requests ask of those of ``ids`` that are on the market, in id order."""
+    rows: list[asyncpg.Record] = await connection.fetch(_FACTS, ids, words)
     return rows
 
 

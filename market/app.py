@@ -17,6 +17,7 @@ from contracts import (
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
 from market.console import endpoints as console_endpoints
+from market.demand import endpoints as demand_endpoints
 from market.kernel.context import open_kernel
 from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
@@ -54,6 +55,7 @@ ROUTERS = (
     pricing_endpoints.router,
     pricing_billing_endpoints.router,
     matching_endpoints.router,
+    demand_endpoints.router,
     contract_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,

@@ -106,10 +106,12 @@ def serve(host: Host = None, port: Port = None) -> None:
 def worker() -> None:
     """Run background work (events, expiries, releases, payouts) until stopped."""
     from market import serving
+    from market.kernel.collector import tune_collector
     from market.schedule import SCHEDULE
     from market.worker import run_worker
 
     with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
+        tune_collector()
         run_worker(ready, SCHEDULE)
 
 

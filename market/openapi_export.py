@@ -19,6 +19,7 @@ SERVICES = {
     "listings": "listings",
     "pricing": "pricing",
     "matching": "market.matching",
+    "demand": "market.demand",
     "contracts": "contracts",
     "settlement": "settlement",
 }

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from market.kernel.collector import tune_collector
 from market.kernel.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def run_server(
     application does not start.
     """
     server = _server(settings, listener, on_ready)
+    tune_collector()
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -54,6 +54,21 @@ async def get_plans(uow: UnitOfWork, ids: Iterable[UUID]) -> dict[UUID, Plan]:
     return {plan.id: plan for plan in rows}
 
 
+async def get_active_plans(uow: UnitOfWork, listing_ids: Sequence[UUID]) -> dict[UUID, list[Plan]]:
+    """The active plans of listings, oldest first, by listing; one query."""
+    found: dict[UUID, list[Plan]] = {}
+    if not listing_ids:
+        return found
+    rows = await uow.session.exec(
+        select(Plan)
+        .where(col(Plan.listing_id).in_(listing_ids), Plan.status == PlanStatus.ACTIVE)
+        .order_by(col(Plan.id))
+    )
+    for plan in rows:
+        found.setdefault(plan.listing_id, []).append(plan)
+    return found
+
+
 async def own_listing(uow: UnitOfWork, actor: Actor, listing_id: UUID) -> Listing:
     """The actor's own listing, its row locked until the unit of work ends.
 

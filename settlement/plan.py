@@ -7,9 +7,7 @@ tells under locks whether the guess was right. A wrong one costs a second decisi
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -53,22 +51,21 @@ class Plan:
 
         Raises KeyError for accounts that the plan does not know.
         """
-        with _collection_paused():
-            decision = decide(self._books, commands, now=self.booked_at, new_id=new_id)
-            leaves = batch_leaves(decision.entries, self.booked_at)
-            self._states.update(decision.accounts)
-            self.after.update(decision.accounts)
-            answers = iter(decision.results)
-            for entry in decision.entries:
-                # Repetitions have an answer but no entry; the first use of a key comes first.
-                answer = next(answer for answer in answers if answer.key == entry.key)
-                self._memory[entry.key] = Memory(entry.body_hash, answer)
-            self.results += decision.results
-            self.entries += decision.entries
-            self.leaves += leaves
-            if len(self.entries) >= COPY_FROM_ENTRIES:
-                done = self.rows.entries
-                self.rows.add(self.entries[done:], self.leaves[done:])
+        decision = decide(self._books, commands, now=self.booked_at, new_id=new_id)
+        leaves = batch_leaves(decision.entries, self.booked_at)
+        self._states.update(decision.accounts)
+        self.after.update(decision.accounts)
+        answers = iter(decision.results)
+        for entry in decision.entries:
+            # Repetitions have an answer but no entry; the first use of a key comes first.
+            answer = next(answer for answer in answers if answer.key == entry.key)
+            self._memory[entry.key] = Memory(entry.body_hash, answer)
+        self.results += decision.results
+        self.entries += decision.entries
+        self.leaves += leaves
+        if len(self.entries) >= COPY_FROM_ENTRIES:
+            done = self.rows.entries
+            self.rows.add(self.entries[done:], self.leaves[done:])
 
     def timely(self, at: datetime) -> bool:
         """Whether the booking time is right at market time ``at``: not ahead, not long ago.
@@ -76,19 +73,3 @@ class Plan:
         (The sandbox clock may have been moved since.)
         """
         return timedelta(0) <= at - self.booked_at <= STALE_AFTER
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Keep the cycle collector out of a stretch that only builds rows (it never awaits).
-
-    None of them is garbage yet, but their number makes it search all of them over and over: it
-    was a fifth of the processor time of a batch of 4,096.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

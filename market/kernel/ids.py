@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 PREFIXES = {
     "acc": "account",
     "agr": "agreement",
+    "alr": "alert",
     "cor": "correction",
     "crd": "credential",
     "crt": "certificate",
@@ -28,7 +29,9 @@ PREFIXES = {
     "pln": "plan",
     "prd": "product",
     "pty": "party",
+    "quo": "quote",
     "rcp": "receipt",
+    "req": "request",
     "rul": "ruling",
     "tok": "token",
     "top": "top-up",
@@ -84,6 +87,7 @@ def _wire(prefix: str) -> Any:
 
 AccountId = Annotated[UUID, *_wire("acc")]
 AgreementId = Annotated[UUID, *_wire("agr")]
+AlertId = Annotated[UUID, *_wire("alr")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
 CertificateId = Annotated[UUID, *_wire("crt")]
@@ -102,7 +106,9 @@ PayoutId = Annotated[UUID, *_wire("pay")]
 PlanId = Annotated[UUID, *_wire("pln")]
 ProductId = Annotated[UUID, *_wire("prd")]
 PartyId = Annotated[UUID, *_wire("pty")]
+QuoteId = Annotated[UUID, *_wire("quo")]
 ReceiptId = Annotated[UUID, *_wire("rcp")]
+RequestId = Annotated[UUID, *_wire("req")]
 RulingId = Annotated[UUID, *_wire("rul")]
 TokenId = Annotated[UUID, *_wire("tok")]
 TopUpId = Annotated[UUID, *_wire("top")]

@@ -2,210 +2,81 @@
 
 No clock, no randomness, no set iteration, no I/O: the same calls give the same fills on every
 machine. Everything is an ``int``: ``ref`` is the engine's order sequence number, ``owner`` the
-number of a conflict group (a party with its affiliates), ``price`` minor units per lot, ``lots``
-the quantity. Time priority is arrival order at a price, so the caller's refs must rise.
-
-Layout after pricing.md B4.7: a deque per price, a heap of prices per side, cancels mark the
-order and leave it in place, compaction sweeps when the dead outnumber the living. Both sides are
-min-heaps over a signed key (asks ``price``, bids ``-price``), so matching is written once.
+number of a self-trade group (a party with its affiliates), ``party`` the party's own number,
+``price`` minor units per lot, ``lots`` the quantity. Time priority is arrival order at a price,
+so the caller's refs, and the ranks of amendments among them, must rise.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from enum import IntEnum
-from heapq import heapify, heappop, heappush
-from itertools import islice
+from heapq import heappop, heappush
+from itertools import islice, takewhile
+from operator import itemgetter
 from typing import Final, NamedTuple
 
-# A posted price over non-rival data never runs out: this quantity is not counted down.
-UNLIMITED: Final = 1 << 62
+from market.matching.call_auction import Clearing, clearing
+from market.matching.ladder import KEY, LOTS, OWNER, PARTY, RANK, REF, SIDE, Ladder, Order
+from market.matching.marks import add_marks, order_mark
+from market.matching.terms import (
+    UNLIMITED,
+    Cut,
+    Execution,
+    Fill,
+    Level,
+    Outcome,
+    Phase,
+    Resting,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
 
-# Below these sizes a sweep costs more than the dead entries it frees.
-_COMPACT_ORDERS_MIN: Final = 32
-_COMPACT_LEVELS_MIN: Final = 64
+# Attribute access on an enum class is slow in Python 3.11, globals are not; and the interpreter
+# has a fast comparison for plain ints only.
+_FOK: Final = int(TimeInForce.FOK)
+_GTC: Final = int(TimeInForce.GTC)
+_AUCTION: Final = int(TimeInForce.AUCTION)
+# Below this many a sweep costs more than the dead orders it frees.
+_SWEEP_MIN: Final = 256
 
-_MASK: Final = (1 << 63) - 1
-
-
-class Side(IntEnum):
-    BUY = 0
-    SELL = 1
-
-
-class TimeInForce(IntEnum):
-    GTC = 0
-    IOC = 1
-    FOK = 2
-
-
-class Outcome(IntEnum):
-    """What became of the incoming order; its fills stand in every case.
-
-    ``SELF_TRADE``: the rest was cancelled because the next best order belongs to the same group
-    (cancel newest). ``KILLED``: fill-or-kill could not fill whole, nothing happened.
-    ``WOULD_CROSS``: post-only would have traded, nothing happened.
-    """
-
-    FILLED = 0
-    RESTING = 1
-    REMAINDER_CANCELLED = 2
-    KILLED = 3
-    WOULD_CROSS = 4
-    SELF_TRADE = 5
-
-
-# Attribute access on an enum class is slow in Python 3.11; globals are not.
-_FOK: Final = TimeInForce.FOK
 _FILLED: Final = Outcome.FILLED
 _RESTING: Final = Outcome.RESTING
 _REMAINDER_CANCELLED: Final = Outcome.REMAINDER_CANCELLED
-_KILLED: Final = Outcome.KILLED
-_WOULD_CROSS: Final = Outcome.WOULD_CROSS
 _SELF_TRADE: Final = Outcome.SELF_TRADE
 
 
-# (maker ref, price, lots, lots the maker keeps), at the resting order's price. A plain tuple:
-# a named one costs 0.2 us more per fill.
-Fill = tuple[int, int, int, int]
+class Uncrossing(NamedTuple):
+    """All of a call auction's trades, at one price, and the auction-only orders that it ended."""
 
-
-class Level(NamedTuple):
-    """One price of the aggregated book. ``lots`` excludes the ``unlimited`` orders."""
-
-    price: int
-    lots: int
-    orders: int
-    unlimited: int
-
-
-class Resting(NamedTuple):
-    """A resting order as :meth:`Book.resting` reports it."""
-
-    ref: int
-    owner: int
-    side: Side
-    price: int
-    lots: int
-
-
-class _Order:
-    """A resting order. ``lots`` 0 means dead (filled or cancelled, not yet swept)."""
-
-    __slots__ = ("level", "lots", "owner", "ref")
-
-    def __init__(self, ref: int, owner: int, lots: int, level: "_Level") -> None:
-        self.ref = ref
-        self.owner = owner
-        self.lots = lots
-        self.level = level
-
-
-class _Level:
-    """The queue at one price: ``total`` living limited lots, ``dead`` orders to sweep later."""
-
-    __slots__ = ("dead", "key", "ladder", "queue", "total", "unlimited")
-
-    def __init__(self, key: int, ladder: "_Ladder") -> None:
-        self.key = key
-        self.ladder = ladder
-        self.queue: deque[_Order] = deque()
-        self.total = 0
-        self.dead = 0
-        self.unlimited = 0
-
-    def shed(self) -> None:
-        """Keep a living order (or nothing) at the head; sweep when most of the queue is dead."""
-        queue = self.queue
-        while queue and not queue[0].lots:
-            queue.popleft()
-            self.dead -= 1
-        if self.dead > _COMPACT_ORDERS_MIN and self.dead * 2 > len(queue):
-            self.queue = deque([order for order in queue if order.lots])
-            self.dead = 0
-        if not queue:
-            self.ladder.emptied()
-
-
-class _Ladder:
-    """One side: levels by signed key and the min-heap of their keys.
-
-    A level that runs empty stays in both until its key surfaces or a sweep comes; ``empty``
-    counts those.
-    """
-
-    __slots__ = ("empty", "heap", "levels", "sign")
-
-    def __init__(self, sign: int) -> None:
-        self.sign = sign
-        self.heap: list[int] = []
-        self.levels: dict[int, _Level] = {}
-        self.empty = 0
-
-    def add(self, ref: int, owner: int, key: int, lots: int) -> _Order:
-        """Put an order at the back of its price."""
-        level = self.levels.get(key)
-        if level is None:
-            level = self.levels[key] = _Level(key, self)
-            heappush(self.heap, key)
-        elif not level.queue:
-            self.empty -= 1
-        order = _Order(ref, owner, lots, level)
-        level.queue.append(order)
-        if lots < UNLIMITED:
-            level.total += lots
-        else:
-            level.unlimited += 1
-        return order
-
-    def best(self) -> _Level | None:
-        """The level with the smallest key that has a living order; drops empty ones before it."""
-        heap = self.heap
-        while heap:
-            level = self.levels[heap[0]]
-            if level.queue:
-                return level
-            del self.levels[heappop(heap)]
-            self.empty -= 1
-        return None
-
-    def emptied(self) -> None:
-        """Count a level whose queue just ran empty, and sweep such levels when they prevail."""
-        self.empty += 1
-        if self.empty > _COMPACT_LEVELS_MIN and self.empty * 2 > len(self.heap):
-            self.levels = {key: level for key, level in self.levels.items() if level.queue}
-            self.heap = list(self.levels)
-            heapify(self.heap)
-            self.empty = 0
-
-    def ascending(self) -> Iterator[_Level]:
-        """Living levels, best first, without disturbing the heap: O(n log n) for the first n."""
-        heap = self.heap
-        frontier = [(heap[0], 0)] if heap else []
-        while frontier:
-            key, index = heappop(frontier)
-            for child in (2 * index + 1, 2 * index + 2):
-                if child < len(heap):
-                    heappush(frontier, (heap[child], child))
-            level = self.levels[key]
-            if level.queue:
-                yield level
+    clearing: Clearing | None
+    executions: list[Execution]
+    cancelled: list[Cut]
 
 
 class Book:
     """Resting orders of one instrument. One call, one step; no call leaves it half changed."""
 
-    __slots__ = ("_asks", "_bids", "_orders")
+    __slots__ = ("_asks", "_auction_only", "_bids", "_orders", "_own", "_phase")
 
     def __init__(self) -> None:
-        self._bids = _Ladder(-1)
-        self._asks = _Ladder(1)
-        self._orders: dict[int, _Order] = {}
+        self._bids = Ladder(-1)
+        self._asks = Ladder(1)
+        self._orders: dict[int, Order] = {}
+        self._phase: Phase = Phase.CONTINUOUS
+        # Refs of auction-only orders, some of them gone. A dict for its order.
+        self._auction_only: dict[int, None] = {}
+        # In a call auction: the orders of each group, some of them gone.
+        self._own: dict[int, list[Order]] = {}
 
     def __len__(self) -> int:
         return len(self._orders)
 
     def __contains__(self, ref: int) -> bool:
         return ref in self._orders
+
+    @property
+    def phase(self) -> Phase:
+        """What the book does with incoming orders."""
+        return self._phase
 
     def submit(
         self,
@@ -216,74 +87,136 @@ class Book:
         lots: int,
         tif: int,
         fills: list[Fill],
+        party: int = 0,
         post_only: bool = False,
+        prevent_by: int = 0,
+        minimum: int = 0,
+        cuts: list[Cut] | None = None,
+        rank: int = 0,
     ) -> Outcome:
         """Match an incoming order, rest what GTC leaves, append its fills to ``fills``.
 
         ``price`` is the limit, or the protection price of a market order (sent as IOC or FOK).
         ``lots`` may be ``UNLIMITED`` for a GTC sell. Fills happen at the resting price, best
-        price first, then first come. Positional, because this is the hot path.
+        price first, then first come. Unless ``minimum`` lots can trade at once, nothing happens.
+        ``prevent_by`` is a ``SelfTrade`` mode (0: cancel newest); every other mode needs
+        ``cuts``, which takes what it took off resting orders. ``rank``: :meth:`amend`'s.
+        Positional, because this is the hot path.
         """
         if side:
             own, other, key, limit = self._asks, self._bids, price, -price
         else:
             own, other, key, limit = self._bids, self._asks, -price, price
+        if tif > 1 or post_only or minimum or self._phase:
+            if self._phase or tif == _AUCTION:
+                if post_only or minimum:
+                    return Outcome.WRONG_PHASE
+                order = [lots, owner, ref, side, key, rank or ref, party]
+                return self._collect(order, limit, tif, prevent_by, cuts)
+            refusal = _refusal(other, limit, lots, tif, owner, prevent_by, minimum, post_only)
+            if refusal is not None:
+                return refusal
         heap = other.heap
         if heap and heap[0] <= limit:
-            if post_only:
-                best = other.best()
-                if best is not None and best.key <= limit:
-                    return _WOULD_CROSS
-            if tif == _FOK and not _fillable(other, limit, lots, owner):
-                return _KILLED
-            lots = self._take(other, owner, limit, lots, fills)
+            lots = self._take(ref, other, owner, limit, lots, fills, prevent_by, cuts)
             if not lots:
                 return _FILLED
             if lots < 0:
                 return _SELF_TRADE
         if tif:
-            return _KILLED if tif == _FOK else _REMAINDER_CANCELLED
-        level = own.levels.get(key)
-        if level is None or lots == UNLIMITED or not level.queue:
-            self._orders[ref] = own.add(ref, owner, key, lots)
+            return _REMAINDER_CANCELLED
+        self._orders[ref] = order = [lots, owner, ref, side, key, rank or ref, party]
+        # ``Ladder.add`` without its call.
+        queue = own.queues.get(key)
+        if queue is None:
+            own.queues[key] = [order]
+            heappush(own.heap, key)
         else:
-            # The common case of ``_Ladder.add`` without its call: a tenth of the whole flow.
-            self._orders[ref] = order = _Order(ref, owner, lots, level)
-            level.queue.append(order)
-            level.total += lots
+            queue.append(order)
         return _RESTING
 
-    def _take(self, other: _Ladder, owner: int, limit: int, lots: int, fills: list[Fill]) -> int:
+    def _take(
+        self,
+        ref: int,
+        other: Ladder,
+        owner: int,
+        limit: int,
+        lots: int,
+        fills: list[Fill],
+        prevent_by: int,
+        cuts: list[Cut] | None,
+    ) -> int:
         """Trade against ``other`` up to ``limit``: the lots left, or -1 at an own order."""
-        while (level := other.best()) is not None and level.key <= limit:
-            queue = level.queue
-            price = level.key * other.sign
-            while queue:
-                maker = queue[0]
-                available = maker.lots
-                if maker.owner == owner and available:
-                    return -1
-                if lots < available:
-                    if available < UNLIMITED:
-                        maker.lots = available = available - lots
-                        level.total -= lots
-                    fills.append((maker.ref, price, lots, available))
-                    return 0
-                queue.popleft()
+        heap = other.heap
+        while heap and heap[0] <= limit:
+            key = heap[0]
+            price = key * other.sign
+            gone = 0
+            for maker in other.queues[key]:
+                available = maker[LOTS]
                 if not available:
-                    level.dead -= 1
-                    continue
-                maker.lots = 0
-                del self._orders[maker.ref]
-                level.total -= available
-                fills.append((maker.ref, price, available, 0))
-                if lots == available:
-                    level.shed()
-                    return 0
-                if lots < UNLIMITED:
-                    lots -= available
-            other.emptied()
+                    other.dead -= 1
+                elif maker[OWNER] == owner:
+                    lots = self._prevent(ref, maker, price, lots, prevent_by, cuts)
+                    if lots < 0:
+                        gone += not maker[LOTS]
+                        break
+                elif lots < available:
+                    if available < UNLIMITED:
+                        maker[LOTS] = available = available - lots
+                    fills.append((ref, maker[REF], price, lots, available))
+                    lots = 0
+                    break
+                else:
+                    maker[LOTS] = 0
+                    del self._orders[maker[REF]]
+                    fills.append((ref, maker[REF], price, available, 0))
+                    if lots == available:
+                        gone += 1
+                        lots = 0
+                        break
+                    if lots < UNLIMITED:
+                        lots -= available
+                gone += 1
+            else:
+                del other.queues[heappop(heap)]
+                continue
+            if gone:
+                other.drop(key, gone)
+            break
         return lots
+
+    def _prevent(
+        self,
+        ref: int,
+        maker: Order,
+        price: int,
+        lots: int,
+        prevent_by: int,
+        cuts: list[Cut] | None,
+    ) -> int:
+        """Keep ``lots`` from trading with an own order: the lots left, or -1 when they must end.
+
+        A dead ``maker`` stays in its queue, uncounted. Raises ValueError without a list for cuts.
+        """
+        if prevent_by == SelfTrade.CANCEL_NEWEST:
+            return -1
+        if cuts is None:
+            raise ValueError("this self-trade mode needs a list for its cuts")
+        available = maker[LOTS]
+        if prevent_by == SelfTrade.DECREMENT and lots < available:
+            if available < UNLIMITED:
+                maker[LOTS] = available - lots
+                cuts.append((ref, maker[REF], price, lots, maker[LOTS]))
+            return -1
+        del self._orders[maker[REF]]
+        maker[LOTS] = 0
+        cuts.append((ref, maker[REF], price, available, 0))
+        if prevent_by == SelfTrade.CANCEL_OLDEST:
+            return lots
+        if prevent_by == SelfTrade.CANCEL_BOTH or lots == available:
+            return -1
+        return lots if lots == UNLIMITED else lots - available
 
     def cancel(self, ref: int) -> int:
         """Take a resting order out. Returns the lots it still had, 0 when the ref is unknown.
@@ -293,98 +226,238 @@ class Book:
         order = self._orders.pop(ref, None)
         if order is None:
             return 0
-        left = order.lots
-        level = order.level
-        if left < UNLIMITED:
-            level.total -= left
-        else:
-            level.unlimited -= 1
-        order.lots = 0
-        level.dead = dead = level.dead + 1
-        if level.queue[0] is order or dead > _COMPACT_ORDERS_MIN:
-            level.shed()
+        left = order[LOTS]
+        order[LOTS] = 0
+        ladder = self._asks if order[SIDE] else self._bids
+        ladder.dead = dead = ladder.dead + 1
+        if dead > _SWEEP_MIN and dead > len(self._orders):
+            ladder.sweep()
         return left
 
-    def restore(self, ref: int, owner: int, side: int, price: int, lots: int) -> None:
-        """Rest an order without matching, for a rebuild in rising ``ref`` order."""
-        own, key = (self._asks, price) if side else (self._bids, -price)
-        self._orders[ref] = own.add(ref, owner, key, lots)
+    def cancel_all(self, party: int | None = None) -> list[Cut]:
+        """Take out all orders, or those of one party, in time priority. O(resting orders)."""
+        found = [o for o in self._orders.values() if party is None or o[PARTY] == party]
+        return self._cut(found)
+
+    def _cut(self, orders: list[Order]) -> list[Cut]:
+        orders.sort(key=itemgetter(RANK))
+        return [(0, o[REF], abs(o[KEY]), self.cancel(o[REF]), 0) for o in orders]
+
+    def amend(
+        self,
+        ref: int,
+        rank: int,
+        price: int,
+        lots: int,
+        fills: list[Fill],
+        post_only: bool = False,
+        prevent_by: int = 0,
+        cuts: list[Cut] | None = None,
+    ) -> Outcome:
+        """Give a resting order another price or quantity; ``lots`` are those still to trade.
+
+        Fewer lots at the same price keep priority (``AMENDED``); anything else leaves the queue
+        and enters as a new order would, at time ``rank``, and may trade. No lots cancel it.
+        ``WOULD_CROSS`` and ``WRONG_PHASE`` leave the order as it was. The other arguments are
+        :meth:`submit`'s.
+        """
+        order = self._orders.get(ref)
+        if order is None:
+            return Outcome.UNKNOWN
+        if lots <= 0:
+            self.cancel(ref)
+            return Outcome.CANCELLED
+        side, had = order[SIDE], order[LOTS]
+        key = price if side else -price
+        if key == order[KEY] and lots <= had:
+            order[LOTS] = lots
+            return Outcome.AMENDED
+        if self._phase is Phase.HALTED or (post_only and self._phase):
+            return Outcome.WRONG_PHASE
+        if post_only:
+            best = (self._bids if side else self._asks).head()
+            if best is not None and best[KEY] <= -key:
+                return Outcome.WOULD_CROSS
+        tif = _AUCTION if ref in self._auction_only else _GTC
+        self.cancel(ref)
+        owner, party = order[OWNER], order[PARTY]
+        return self.submit(
+            ref, owner, side, price, lots, tif, fills, party, False, prevent_by, 0, cuts, rank
+        )
+
+    def halt(self) -> None:
+        """Take no more orders; cancels and reductions stay possible."""
+        self._phase = Phase.HALTED
+        self._own = {}
+
+    def open_call(self) -> None:
+        """Collect orders for a call auction: they rest, even across the other side."""
+        self._phase = Phase.CALL
+        self._own = {}
+        for order in self._orders.values():
+            self._own.setdefault(order[OWNER], []).append(order)
+
+    def indicative(self, reference: int | None) -> Clearing | None:
+        """What :meth:`uncross` would do now; None when nothing crosses."""
+        bid, ask = self.best(Side.BUY), self.best(Side.SELL)
+        if bid is None or ask is None or bid < ask:
+            return None
+        return clearing(
+            _aggregated(self._bids, -ask),
+            _aggregated(self._asks, bid),
+            reference,
+        )
+
+    def uncross(self, reference: int | None) -> Uncrossing:
+        """End the call auction (or a halt) at the indicative price and trade continuously.
+
+        Pairs orders by price, then time, on either side. Auction-only orders are cancelled, all
+        others rest. Self-trades cannot occur: crossing orders of one group met on entry.
+        """
+        found = self.indicative(reference)
+        executions: list[Execution] = []
+        left = 0 if found is None else found.volume
+        while left:
+            buy, sell = self._bids.head(), self._asks.head()
+            assert buy is not None, "the volume is wanted"
+            assert sell is not None, "the volume is offered"
+            lots = min(left, buy[LOTS], sell[LOTS])
+            executions.append(
+                Execution(buy[REF], sell[REF], lots, self._fill(buy, lots), self._fill(sell, lots))
+            )
+            left -= lots
+        ended = [self._orders[ref] for ref in self._auction_only if ref in self._orders]
+        cancelled = self._cut(ended)
+        self._phase = Phase.CONTINUOUS
+        self._own, self._auction_only = {}, {}
+        return Uncrossing(found, executions, cancelled)
+
+    def _fill(self, order: Order, lots: int) -> int:
+        """Take traded lots off a resting order: what it keeps."""
+        left = order[LOTS] - lots
+        if order[LOTS] == UNLIMITED:
+            return UNLIMITED
+        if left:
+            order[LOTS] = left
+        else:
+            self.cancel(order[REF])
+        return left
+
+    def _collect(
+        self, order: Order, limit: int, tif: int, prevent_by: int, cuts: list[Cut] | None
+    ) -> Outcome:
+        """Rest an order until the auction ends, if it can wait for that."""
+        if self._phase is not Phase.CALL or tif not in (_GTC, _AUCTION):
+            return Outcome.WRONG_PHASE
+        own = self._own[order[OWNER]] = [o for o in self._own.get(order[OWNER], ()) if o[LOTS]]
+        crossed = [o for o in own if o[SIDE] != order[SIDE] and o[KEY] <= limit]
+        crossed.sort(key=itemgetter(KEY, RANK))
+        other = self._bids if order[SIDE] else self._asks
+        for maker in crossed:
+            # Prevented on entry, no pair of one group crosses when the auction ends.
+            price = abs(maker[KEY])
+            lots = self._prevent(order[REF], maker, price, order[LOTS], prevent_by, cuts)
+            other.dead += not maker[LOTS]
+            if lots < 0:
+                return _SELF_TRADE
+            order[LOTS] = lots
+        own.append(order)
+        self._rest(order, tif == _AUCTION)
+        return _RESTING
+
+    def restore(
+        self,
+        ref: int,
+        owner: int,
+        side: int,
+        price: int,
+        lots: int,
+        rank: int | None = None,
+        party: int = 0,
+        auction_only: bool = False,
+    ) -> None:
+        """Rest an order without matching, for a rebuild in rising rank (by default the ref)."""
+        key = price if side else -price
+        time = ref if rank is None else rank
+        self._rest([lots, owner, ref, int(side), key, time, party], auction_only)
+
+    def _rest(self, order: Order, auction_only: bool) -> None:
+        self._orders[order[REF]] = order
+        (self._asks if order[SIDE] else self._bids).add(order)
+        if auction_only:
+            self._auction_only[order[REF]] = None
+
+    def quote(
+        self, side: int, price: int, lots: int, owner: int, prevent_by: int = 0
+    ) -> tuple[int, int]:
+        """(lots, amount in minor units) that an incoming order would trade at once."""
+        if self._phase:
+            return 0, 0
+        if side:
+            return self._bids.walk(-price, lots, owner, prevent_by)
+        return self._asks.walk(price, lots, owner, prevent_by)
 
     def left(self, ref: int) -> int:
         """Lots still resting under ``ref`` (``UNLIMITED`` for a posted price), 0 when unknown."""
         order = self._orders.get(ref)
-        return 0 if order is None else order.lots
+        return 0 if order is None else order[LOTS]
 
     def best(self, side: int) -> int | None:
         """The best price of a side, or None when it is empty."""
-        ladder = self._asks if side else self._bids
-        level = ladder.best()
-        return None if level is None else level.key * ladder.sign
+        order = (self._asks if side else self._bids).head()
+        return None if order is None else abs(order[KEY])
 
     def depth(self, side: int, levels_max: int) -> list[Level]:
-        """The aggregated book of a side, best price first, at most ``levels_max`` levels."""
+        """The aggregated book of a side, best price first, at most ``levels_max`` levels.
+
+        O(orders in them): a feed that keeps levels up to date adds up what the calls report.
+        """
         ladder = self._asks if side else self._bids
-        return [
-            Level(
-                level.key * ladder.sign,
-                level.total,
-                len(level.queue) - level.dead,
-                level.unlimited,
-            )
-            for level in islice(ladder.ascending(), levels_max)
-        ]
+        found: list[Level] = []
+        for price, orders in islice(ladder.ascending(), levels_max):
+            limited = [order[LOTS] for order in orders if order[LOTS] < UNLIMITED]
+            found.append(Level(price, sum(limited), len(orders), len(orders) - len(limited)))
+        return found
 
     def resting(self) -> Iterator[Resting]:
         """Every living order, bids then asks, in priority order."""
         for side, ladder in ((Side.BUY, self._bids), (Side.SELL, self._asks)):
-            for level in ladder.ascending():
-                price = level.key * ladder.sign
-                for order in level.queue:
-                    if order.lots:
-                        yield Resting(order.ref, order.owner, side, price, order.lots)
+            for price, orders in ladder.ascending():
+                for lots, owner, ref, _, _, rank, party in orders:
+                    late = ref in self._auction_only
+                    yield Resting(ref, owner, side, price, lots, rank, party, late)
 
     def checksum(self) -> int:
         """63-bit sum of ``order_mark`` over the living orders."""
         total = 0
-        for order in self.resting():
-            total = add_marks(total, order_mark(order.ref, order.side, order.price, order.lots))
+        for o in self.resting():
+            mark = order_mark(o.ref, o.side, o.price, o.lots, o.rank, o.auction_only)
+            total = add_marks(total, mark)
         return total
 
 
-def _fillable(other: _Ladder, limit: int, lots: int, owner: int) -> bool:
-    """Whether ``lots`` can trade in full before meeting an order of the same owner.
-
-    Own orders count as a wall: OrderBook-rs#96 skipped this and half-filled a fill-or-kill.
-    """
-    for level in other.ascending():
-        if level.key > limit:
-            return False
-        for order in level.queue:
-            if order.lots and order.owner == owner:
-                return False
-            lots -= order.lots
-            if lots <= 0:
-                return True
-    return False
-
-
-def order_mark(ref: int, side: int, price: int, lots: int) -> int:
-    """63-bit mark of one resting order for the book checksum; 0 lots (gone) marks 0.
-
-    The checksum is the sum of the marks, so a batch updates it by what it touched. Refs are
-    unique and order a price level, hence (ref, side, price, lots) of all orders is the whole
-    book. Mixing after SplitMix64 (Steele, Lea, Flood 2014), so that near values land far apart.
-    """
-    if not lots:
-        return 0
-    mixed = (ref * 0x9E3779B97F4A7C15 + price * 0xBF58476D1CE4E5B9 + lots * 0x94D049BB133111EB) ^ (
-        side + 1
-    )
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return (mixed ^ (mixed >> 31)) & _MASK
+def _refusal(
+    other: Ladder,
+    limit: int,
+    lots: int,
+    tif: int,
+    owner: int,
+    prevent_by: int,
+    minimum: int,
+    post_only: bool,
+) -> Outcome | None:
+    """Why an order with conditions does not enter, None when it does."""
+    if post_only:
+        best = other.head()
+        if best is not None and best[KEY] <= limit:
+            return Outcome.WOULD_CROSS
+    needed = lots if tif == _FOK else minimum
+    if needed and other.walk(limit, lots, owner, prevent_by)[0] < needed:
+        return Outcome.KILLED if tif == _FOK else Outcome.BELOW_MINIMUM
+    return None
 
 
-def add_marks(checksum: int, change: int) -> int:
-    """The checksum after a (possibly negative) change of marks."""
-    return (checksum + change) & _MASK
+def _aggregated(ladder: Ladder, limit: int) -> list[tuple[int, int]]:
+    """(price, lots) of the levels up to a key, best first."""
+    levels = takewhile(lambda level: level[0] * ladder.sign <= limit, ladder.ascending())
+    return [(price, sum(order[LOTS] for order in orders)) for price, orders in levels]

@@ -11,17 +11,10 @@ from uuid import UUID
 
 from market.kernel.ids import new_id
 from market.matching.admission import Admitted
-from market.matching.book import (
-    UNLIMITED,
-    Fill,
-    Outcome,
-    Side,
-    TimeInForce,
-    add_marks,
-    order_mark,
-)
+from market.matching.marks import add_marks, order_mark
 from market.matching.models import CloseReason, OrderSide, OrderStatus, TimeInForceName
 from market.matching.shard import LiveOrder, Shard
+from market.matching.terms import UNLIMITED, Fill, Outcome, Side, TimeInForce
 
 SIDES = {OrderSide.BUY: Side.BUY, OrderSide.SELL: Side.SELL}
 _TIFS = {
@@ -141,7 +134,7 @@ class Matcher:
             order.left,
             _TIFS[body.effective_tif],
             fills,
-            body.post_only,
+            post_only=body.post_only,
         )
         for fill in fills:
             self._fill(taker, fill, seq)
@@ -166,7 +159,7 @@ class Matcher:
         return touched
 
     def _fill(self, taker: Touched, fill: Fill, seq: int) -> None:
-        maker_seq, price, lots, left = fill
+        _, maker_seq, price, lots, left = fill
         plan_id = taker.order.plan_id
         maker = self._by_seq.get(maker_seq)
         if maker is None:

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from market.kernel.ids import new_id
-from market.matching.book import Side
 from market.matching.matcher import Match, Touched
+from market.matching.terms import Side
 from settlement.accounts import AccountKind, AccountRef
 from settlement.commands import LEGS_MAX, Capture, Command, Hold, Void
 

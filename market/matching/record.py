@@ -12,9 +12,9 @@ from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
 from market.matching import sql
-from market.matching.book import Side
 from market.matching.matcher import Match, Touched
 from market.matching.models import OrderSide, OrderStatus
+from market.matching.terms import Side
 from pricing.observations import Observation, record
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ Books change while a batch is matched; everything else only after its COMMIT. Wh
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,9 +14,11 @@ from uuid import UUID
 
 from market.kernel.logging import get_logger
 from market.matching import sql
-from market.matching.book import UNLIMITED, Book, Side
+from market.matching.book import Book
 from market.matching.errors import BookHalted
+from market.matching.expiry import Expiries
 from market.matching.models import OrderSide
+from market.matching.terms import UNLIMITED, Side
 
 if TYPE_CHECKING:
     from market.matching.sql import Connection, Record
@@ -65,7 +66,7 @@ class Shard:
     def __init__(self) -> None:
         self._instruments: dict[UUID, Instrument] = {}
         self._by_id: dict[UUID, LiveOrder] = {}
-        self._expiries: list[tuple[datetime, int, UUID]] = []
+        self._expiries: Expiries[UUID] = Expiries()
         self._owners: dict[UUID, int] = {}
         self._halted: set[UUID] = set()
         # A dict for its order: reloading must not depend on hash order.
@@ -97,30 +98,21 @@ class Shard:
 
     def due(self, now: datetime, limit: int) -> list[LiveOrder]:
         """Open orders whose ``expires_at`` has come, earliest first, at most ``limit``."""
-        found: list[LiveOrder] = []
-        kept: list[tuple[datetime, int, UUID]] = []
-        while self._expiries and self._expiries[0][0] <= now and len(found) < limit:
-            entry = heapq.heappop(self._expiries)
-            order = self._by_id.get(entry[2])
-            if order is not None:
-                found.append(order)
-                # Until the batch commits the entry must survive a failure.
-                kept.append(entry)
-        for entry in kept:
-            heapq.heappush(self._expiries, entry)
-        return found
+        due = self._expiries.due(now, limit, self._by_id.__contains__)
+        return [self._by_id[order_id] for order_id in due]
 
     def add(self, order: LiveOrder) -> None:
         """A new open order, after its COMMIT (the book has it already)."""
         self._instruments[order.plan_id].orders[order.seq] = order
         self._by_id[order.id] = order
         if order.expires_at is not None:
-            heapq.heappush(self._expiries, (order.expires_at, order.seq, order.id))
+            self._expiries.add(order.expires_at, order.seq, order.id)
 
     def remove(self, order: LiveOrder) -> None:
         """A closed order, after its COMMIT."""
         del self._instruments[order.plan_id].orders[order.seq]
         del self._by_id[order.id]
+        self._expiries.sweep(len(self._by_id), self._by_id.__contains__)
 
     def drop(self, plan_ids: Iterable[UUID]) -> None:
         """Forget instruments whose books a failed batch has touched."""

@@ -39,10 +39,12 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from market.kernel import migrations
+from market.kernel.collector import tune_collector
 from market.kernel.context import Kernel, open_kernel
 from market.kernel.embedded import start_embedded
 from market.kernel.embedded_postgres import APP_ROLE
@@ -465,7 +467,9 @@ def show(found: dict[str, float]) -> None:
 def main() -> dict[str, float]:
     """Measure, print the table and, as the last line, the figures as JSON."""
     with tempfile.TemporaryDirectory(prefix="bench-ledger-") as folder:
-        measured = asyncio.run(measure(Path(folder)))
+        # As the server runs.
+        tune_collector()
+        measured = uvloop.run(measure(Path(folder)))
     show(measured)
     rounded = {name: round(value, 4) for name, value in measured.items()}
     print(json.dumps(rounded))

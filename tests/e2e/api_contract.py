@@ -32,6 +32,7 @@ _NAMED = {
     "query.order_id": "order_id",
     "query.party_id": "party_id",
     "query.plan_id": "plan_id",
+    "query.request_id": "request_id",
 }
 _WORDS = {
     "body.card": ("tok_success", "tok_declined", "tok_delayed", "tok_timeout"),
@@ -221,7 +222,8 @@ _EXPECTATIONS = """
 # 428 is what RFC 6585 made for a missing If-Match; one that is no ETag of ours fails the match.
 [[operations]]
 include-operation-id = [
-    "change_listing", "change_product", "edit_party", "set_intermediary", "set_shares",
+    "change_listing", "change_product", "change_request", "edit_party", "set_intermediary",
+    "set_shares",
 ]
 checks.missing_required_header.expected-statuses = [401, 403, 422, 428]
 checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 409, 412, 415, 422, 428]
@@ -235,5 +237,11 @@ checks.allow_header_conformance.enabled = false
 # The members' directory: whoever signed a party up, every member sees its public profile.
 [[operations]]
 include-operation-id = "show_party"
+checks.object_level_authorization.enabled = false
+
+# An open request without a list of invited sellers is there to be seen; of its quotes a stranger
+# is shown its own, so none.
+[[operations]]
+include-operation-id = ["show_request", "list_request_quotes"]
 checks.object_level_authorization.enabled = false
 """

@@ -6,11 +6,13 @@ may be shown to the other. Made by the real services and over HTTP.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 
+from market.demand.jobs import match_standing
 from market.kernel.context import Kernel
 from market.kernel.ids import show
 from market.kernel.security import Role
@@ -19,6 +21,7 @@ from tests.contracts.factories import bearer, grant_of, make_agreement
 from tests.listings.factories import listing_body, make_listing, make_product
 from tests.market.parties.factories import Member, make_party
 from tests.pricing.factories import make_plan
+from tests.settlement.factories import now
 
 ROWS = 50
 LOT_ROWS = 1_000
@@ -33,6 +36,7 @@ PEERS = ("alice", "bob")
 _TABLES = {
     "account_id": ("acc", "settlement.account"),
     "agreement_id": ("agr", "contracts.agreement"),
+    "alert_id": ("alr", "demand.alert"),
     "certificate_id": ("crt", "listings.certificate"),
     "credential_id": ("crd", "parties.credential WHERE label = 'spare'"),
     "dispute_id": ("dsp", "contracts.dispute"),
@@ -43,7 +47,9 @@ _TABLES = {
     "payout_id": ("pay", "settlement.payout"),
     "plan_id": ("pln", "pricing.plan"),
     "product_id": ("prd", "listings.product"),
+    "request_quote_id": ("quo", "demand.quote"),
     "receipt_id": ("rcp", "contracts.receipt"),
+    "request_id": ("req", "demand.request"),
     "ruling_id": ("rul", "contracts.ruling"),
     "token_id": ("tok", "contracts.delivery_token"),
     "top_up_id": ("top", "settlement.top_up"),
@@ -83,6 +89,7 @@ async def make_world(kernel: Kernel, client: httpx.AsyncClient) -> ApiWorld:
         await peer.money()
         await peer.reads_data()
         await peer.disputes()
+        await peer.asks()
         ids = ids or await _ids(kernel, users["alice"])
     # A reader whose grant nobody disputes or ends.
     reader = await make_party(kernel, Role.BUYER, name="Dora")
@@ -179,6 +186,24 @@ class _Peer:
         await self.post(self.arbiter, f"{ruled}/rulings", ruling())
         # Left undisputed, to be accepted.
         await make_agreement(self.kernel, self.me, self.carol, plan)
+
+    async def asks(self) -> None:
+        """Requests that only Carol sees, a quote of hers on each, an alert about her listing."""
+        wanted = {"title": "Flights", "text": "Delays.", "invited": [self.carol.id]}
+        asked = [await self.post(self.me, "/v1/requests", wanted) for _ in range(2)]
+        await self.post(self.me, "/v1/requests", {**wanted, "standing": True, "draft": False})
+        await self.post(self.me, "/v1/requests", {**wanted, "draft": True})
+        made = await make_listing(self.kernel, self.carol, rows=ROWS)
+        plan = await make_plan(
+            self.kernel, self.carol, made.listing_id, kind="license", price_minor=LICENSE_MINOR
+        )
+        valid_until = (await now(self.kernel) + timedelta(days=60)).isoformat()
+        terms = {"price_minor": LICENSE_MINOR, "lots": 1, "valid_until": valid_until}
+        quote = {"plan_id": show("pln", plan.id), **terms}
+        for request in asked:
+            await self.post(self.carol, f"/v1/requests/{request['id']}/quotes", quote)
+        while await match_standing(self.kernel):
+            pass
 
     async def _argued(self, plan: Any) -> str:
         dispute = await self._answered(plan)

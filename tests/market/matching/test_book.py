@@ -5,17 +5,9 @@ import tracemalloc
 
 import pytest
 
-from market.matching.book import (
-    UNLIMITED,
-    Book,
-    Fill,
-    Level,
-    Outcome,
-    Side,
-    TimeInForce,
-    add_marks,
-    order_mark,
-)
+from market.matching.book import Book
+from market.matching.marks import add_marks, order_mark
+from market.matching.terms import UNLIMITED, Fill, Level, Outcome, Side, TimeInForce
 
 GTC, IOC, FOK = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK
 BUY, SELL = Side.BUY, Side.SELL
@@ -68,8 +60,8 @@ def take(
 ) -> tuple[Outcome, list[tuple[int, int, int]]]:
     """Submit and return the outcome with its fills as (maker, price, lots)."""
     fills: list[Fill] = []
-    outcome = book.submit(ref, owner, side, price, lots, tif, fills, post_only)
-    return outcome, [fill[:3] for fill in fills]
+    outcome = book.submit(ref, owner, side, price, lots, tif, fills, post_only=post_only)
+    return outcome, [fill[1:4] for fill in fills]
 
 
 def test_g1_ioc_sell_walks_two_bids() -> None:
@@ -195,7 +187,7 @@ def test_unlimited_ask_is_a_posted_price_that_never_runs_out() -> None:
     for _ in range(3):
         fills: list[Fill] = []
         assert book.submit(9, TAKER, BUY, 100, 10**9, IOC, fills) is Outcome.FILLED
-        assert fills == [(1, 100, 10**9, UNLIMITED)]
+        assert fills == [(9, 1, 100, 10**9, UNLIMITED)]
     assert book.depth(SELL, 5) == [Level(100, 0, 1, 1)]
     assert book.cancel(1) == UNLIMITED
     assert book.depth(SELL, 5) == []
@@ -232,7 +224,7 @@ def test_mass_cancel_compacts_orders_and_prices() -> None:
         assert book.cancel(ref) == 7
     assert len(book) == 10
     assert [level.orders for level in book.depth(SELL, 1_000)] == [1] * 10
-    kept = sum(len(level.queue) for level in book._asks.levels.values())
+    kept = sum(len(queue) for queue in book._asks.queues.values())
     assert kept < 10 + 2 * 32 * 10
     assert len(book._asks.heap) <= 2 * 64
     outcome, fills = take(book, BUY, 10_000, 70)
