@@ -17,7 +17,7 @@ CI_PROFILE, SOAK_PROFILE, MUTANT_PROFILE = "ledger-ci", "ledger-soak", "ledger-m
 # Without an example database: a run is its seed, and nothing that an earlier one left behind.
 hypothesis_settings.register_profile(
     CI_PROFILE,
-    max_examples=54,
+    max_examples=52,
     stateful_step_count=50,
     deadline=None,
     database=None,
