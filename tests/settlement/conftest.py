@@ -13,17 +13,18 @@ from market.kernel.embedded import start_embedded
 from market.kernel.embedded_postgres import APP_ROLE, SUPERUSER
 from market.kernel.settings import Settings
 
-CI_PROFILE, SOAK_PROFILE = "ledger-ci", "ledger-soak"
+CI_PROFILE, SOAK_PROFILE, MUTANT_PROFILE = "ledger-ci", "ledger-soak", "ledger-mutant"
 # Without an example database: a run is its seed, and nothing that an earlier one left behind.
 hypothesis_settings.register_profile(
     CI_PROFILE,
-    max_examples=86,
-    stateful_step_count=30,
+    max_examples=52,
+    stateful_step_count=50,
     deadline=None,
     database=None,
     print_blob=True,
     # Shrinking plays a failure hundreds of times, a second each: the steps as found must do.
     phases=[Phase.generate],
+    report_multiple_bugs=False,
     # A step is a few transactions, so an example takes a second: slow is what it is.
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -32,6 +33,9 @@ hypothesis_settings.register_profile(
     hypothesis_settings.get_profile(CI_PROFILE),
     max_examples=60,
     stateful_step_count=60,
+)
+hypothesis_settings.register_profile(
+    MUTANT_PROFILE, hypothesis_settings.get_profile(CI_PROFILE), max_examples=20
 )
 
 

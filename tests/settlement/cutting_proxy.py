@@ -62,6 +62,11 @@ class CuttingProxy:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    @property
+    def armed(self) -> bool:
+        """Whether a cut waits to happen."""
+        return self._how is not None
+
     def at_commit(self, how: Cut) -> None:
         """Break the connection that sends the next COMMIT."""
         self._arm(how, lambda chunk: chunk[:1] == b"Q" and chunk[5:11] == b"COMMIT")

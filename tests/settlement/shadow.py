@@ -8,17 +8,18 @@ Only the names of commands and accounts are shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from settlement.accounts import AccountRef
 from settlement.commands import Capture, Command, Expire, Hold, Leg, Transfer, Void
 
-UNPROTECTED = ("clearing", "receivable", "losses")
+UNPROTECTED = ("clearing", "receivable", "losses", "fx")
 LIMIT = 4_000_000_000_000_000_000
+LINKED = frozenset({"linked_refused"})
 KEY_REUSED = frozenset({"idempotency_key_reused"})
 
 
@@ -203,6 +204,25 @@ class Shadow:
         if isinstance(command, Expire) and hold is not None and hold.expires_at > at:
             reasons.add("hold_not_expired")
         return Expectation(frozenset(reasons))
+
+    def refuse_linked(
+        self, members: Sequence[Command], at: datetime
+    ) -> list[frozenset[str] | None]:
+        """For which reasons each new member of a group is refused; None: as if it were alone."""
+        known = [self.find(member.key) is not None for member in members]
+        if all(known):
+            return [None for _ in members]
+        reasons: list[frozenset[str] | None] = [None if old else LINKED for old in known]
+        if any(known):
+            return reasons
+        future = self.fork()
+        for number, member in enumerate(members):
+            expected = future.expect(member, at)
+            if expected.reasons:
+                reasons[number] = expected.reasons
+                return reasons
+            future.book(member, at, None, uuid4() if expected.moves_money else None)
+        return [None for _ in members]
 
     def book(self, command: Command, at: datetime, code: str | None, name: UUID | None) -> None:
         """Add what the ledger booked."""

@@ -15,15 +15,17 @@ from market.kernel.errors import Unavailable
 from market.kernel.money import Money
 from settlement import escrow
 from settlement.accounts import AccountKind, AccountRef
-from settlement.commands import Applied, Leg, Transfer
+from settlement.commands import Applied, Command, Leg, Transfer
 from settlement.errors import InsufficientFunds
 from tests.settlement.cutting_proxy import Cut
 from tests.settlement.machine.commands import AGREEMENTS, DISPUTES, PARTIES, near_free
 from tests.settlement.machine.core import MachineCore, step
+from tests.settlement.machine.dice import Dice
 from tests.settlement.shadow_split import WHOLE, nearest, pay
 
 T = TypeVar("T")
 CURRENCY = "CNY"
+CLEARING = AccountRef(AccountKind.CLEARING, None, CURRENCY)
 FEES = AccountRef(AccountKind.FEES, None, CURRENCY)
 BUYER, SELLER = PARTIES[0], PARTIES[1]
 CUTS = (None, None, None, None, Cut.BEFORE, Cut.AFTER)
@@ -71,12 +73,16 @@ class EscrowRules(MachineCore):
             for agreement, dispute, (fee, shares) in zip(AGREEMENTS, DISPUTES, terms, strict=True)
         ]
 
-    def _agreement(self, data: st.DataObject) -> Agreement:
-        return data.draw(st.sampled_from(self.agreements))
+    def _agreement(self, dice: Dice) -> Agreement:
+        deal = dice.one(self.agreements)
+        if self.shadow.free(deal.escrow) < 1 and not dice.rarely(4):
+            # Or else most steps would have nothing to divide.
+            self._pay_in(dice, deal, dice.number(1, 300))
+        return deal
 
-    def _work(self, data: st.DataObject, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+    def _work(self, dice: Dice, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
         """Carry ``work`` out; when the wire is cut at COMMIT, again under the same key."""
-        cut = data.draw(st.sampled_from(CUTS))
+        cut = dice.one(CUTS)
         return self.run(self._survive(work, cut))
 
     async def _survive(self, work: Callable[[UnitOfWork], Awaitable[T]], cut: Cut | None) -> T:
@@ -107,26 +113,31 @@ class EscrowRules(MachineCore):
             assert self.shadow.find(key) == (command, row.at, None, row.transfer_id)
         return row.transfer_id
 
-    @step(data=st.data(), amount=st.integers(1, 300))
-    def pay_in(self, data: st.DataObject, amount: int) -> None:
+    @step(amount=st.integers(1, 300))
+    def pay_in(self, dice: Dice, amount: int) -> None:
         """The buyer's money goes into escrow."""
         self.begin("pay_in")
-        deal = self._agreement(data)
-        legs = ((available(BUYER), -amount), (deal.escrow, amount))
-        command = Transfer(self.names.key(), "escrow", legs, memo_id=deal.id)
-        self.run(self.submit(command, "post"))
+        self._pay_in(dice, dice.one(self.agreements), amount)
 
-    @step(data=st.data())
-    def release(self, data: st.DataObject) -> None:
+    def _pay_in(self, dice: Dice, deal: Agreement, amount: int) -> None:
+        legs = ((available(BUYER), -amount), (deal.escrow, amount))
+        listed: list[Command] = [Transfer(self.names.key(), "escrow", legs, memo_id=deal.id)]
+        if self.shadow.free(available(BUYER)) < amount and not dice.rarely(4):
+            funds = ((CLEARING, -amount), (available(BUYER), amount))
+            listed.insert(0, Transfer(self.names.key(), "top_up", funds))
+        self.run(self.in_order(listed))
+
+    @step()
+    def release(self, dice: Dice) -> None:
         """Part by part: every part sums exactly, and all parts to one release of the total."""
         self.begin("release")
-        deal = self._agreement(data)
-        if deal.releases and data.draw(st.integers(0, 3)) == 3:
-            again = data.draw(st.sampled_from(list(deal.releases.values())))
-            self._release(data, deal, again)
+        deal = self._agreement(dice)
+        if deal.releases and dice.rarely(4):
+            again = dice.one(list(deal.releases.values()))
+            self._release(dice, deal, again)
             return
-        amount = data.draw(near_free(self.shadow, deal.escrow))
-        self._release(data, deal, self._part(deal, amount))
+        amount = near_free(dice, self.shadow, deal.escrow)
+        self._release(dice, deal, self._part(deal, amount))
 
     def _part(self, deal: Agreement, amount: int) -> escrow.Release:
         key = self.names.key()
@@ -134,13 +145,13 @@ class EscrowRules(MachineCore):
             key, deal.id, CURRENCY, amount, SELLER, deal.fee_ppm, deal.shares, deal.released
         )
 
-    def _release(self, data: st.DataObject, deal: Agreement, part: escrow.Release) -> None:
+    def _release(self, dice: Dice, deal: Agreement, part: escrow.Release) -> None:
         fee, paid = pay(part.released_before, part.amount, deal.fee_ppm, deal.shares, SELLER)
         assert fee + sum(paid.values()) == part.amount
         known = part.key in deal.releases
         covered = known or part.amount <= self.shadow.free(deal.escrow)
         try:
-            (done,) = self._work(data, lambda uow: escrow.release(uow, [part]))
+            (done,) = self._work(dice, lambda uow: escrow.release(uow, [part]))
         except InsufficientFunds:
             assert not covered
             assert self.run(self.world.row(part.key)) is None
@@ -157,18 +168,18 @@ class EscrowRules(MachineCore):
             deal.releases[part.key] = part
             deal.released += part.amount
 
-    @step(data=st.data())
-    def refund(self, data: st.DataObject) -> None:
+    @step()
+    def refund(self, dice: Dice) -> None:
         """Back to the buyer."""
         self.begin("refund")
-        deal = self._agreement(data)
-        self._refund(data, deal, data.draw(near_free(self.shadow, deal.escrow)))
+        deal = self._agreement(dice)
+        self._refund(dice, deal, near_free(dice, self.shadow, deal.escrow))
 
-    def _refund(self, data: st.DataObject, deal: Agreement, amount: int) -> None:
+    def _refund(self, dice: Dice, deal: Agreement, amount: int) -> None:
         covered = amount <= self.shadow.free(deal.escrow)
         key, money = self.names.key(), Money(amount_minor=amount, currency=CURRENCY)
         try:
-            done = self._work(data, lambda uow: escrow.refund(uow, key, deal.id, BUYER, money))
+            done = self._work(dice, lambda uow: escrow.refund(uow, key, deal.id, BUYER, money))
         except InsufficientFunds:
             assert not covered
             assert self.run(self.world.row(key)) is None
@@ -177,11 +188,11 @@ class EscrowRules(MachineCore):
         legs = ((deal.escrow, -amount), (available(BUYER), amount))
         assert self.run(self._check(key, "refund", legs, deal.id)) == done
 
-    @step(data=st.data(), back=st.booleans())
-    def freeze(self, data: st.DataObject, back: bool) -> None:
+    @step(back=st.booleans())
+    def freeze(self, dice: Dice, back: bool) -> None:
         """A dispute takes all that is left, or gives it back; twice under one key is once."""
         self.begin("freeze")
-        deal = self._agreement(data)
+        deal = self._agreement(dice)
         source, target = (deal.escrow, deal.frozen)
         work, kind, memo = escrow.freeze, "freeze", deal.dispute_id
         if back:
@@ -189,7 +200,7 @@ class EscrowRules(MachineCore):
             work, kind = escrow.unfreeze, "unfreeze"
         amount, key = self.shadow.free(source), self.names.key()
         for _ in range(2):
-            moved = self._work(data, lambda uow: work(uow, key, deal.id, deal.dispute_id, CURRENCY))
+            moved = self._work(dice, lambda uow: work(uow, key, deal.id, deal.dispute_id, CURRENCY))
             assert moved == amount
             if amount == 0:
                 assert self.run(self.world.row(key)) is None
@@ -197,11 +208,11 @@ class EscrowRules(MachineCore):
             self.run(self._check(key, kind, ((source, -amount), (target, amount)), memo))
         assert self.shadow.posted(source) == 0
 
-    @step(data=st.data(), buyer_ppm=st.one_of(st.sampled_from((0, WHOLE)), st.integers(0, WHOLE)))
-    def rule_upon(self, data: st.DataObject, buyer_ppm: int) -> None:
+    @step(buyer_ppm=st.one_of(st.sampled_from((0, WHOLE)), st.integers(0, WHOLE)))
+    def rule_upon(self, dice: Dice, buyer_ppm: int) -> None:
         """A ruling pays out everything that is frozen; the dispute's account ends at zero."""
         self.begin("rule_upon")
-        deal = self._agreement(data)
+        deal = self._agreement(dice)
         amount, key = self.shadow.free(deal.frozen), self.names.key()
         to_buyer = nearest(Fraction(amount * buyer_ppm, WHOLE))
         to_seller = amount - to_buyer
@@ -211,7 +222,7 @@ class EscrowRules(MachineCore):
         before = deal.released
         for _ in range(2):
             done = self._work(
-                data,
+                dice,
                 lambda uow: escrow.apply_ruling(
                     uow,
                     key,
@@ -238,23 +249,23 @@ class EscrowRules(MachineCore):
         deal.released += to_seller
         assert self.shadow.posted(deal.frozen) == 0
 
-    @step(data=st.data(), refunded=st.booleans())
-    def close(self, data: st.DataObject, refunded: bool) -> None:
+    @step(refunded=st.booleans())
+    def close(self, dice: Dice, refunded: bool) -> None:
         """A closed agreement leaves nothing behind, in escrow or frozen."""
         self.begin("close")
-        deal = self._agreement(data)
+        deal = self._agreement(dice)
         if self.shadow.posted(deal.frozen):
             key, amount = self.names.key(), self.shadow.posted(deal.frozen)
             self._work(
-                data,
+                dice,
                 lambda uow: escrow.unfreeze(uow, key, deal.id, deal.dispute_id, CURRENCY),
             )
             legs = ((deal.frozen, -amount), (deal.escrow, amount))
             self.run(self._check(key, "unfreeze", legs, deal.dispute_id))
         left = self.shadow.free(deal.escrow)
         if left and refunded:
-            self._refund(data, deal, left)
+            self._refund(dice, deal, left)
         elif left:
-            self._release(data, deal, self._part(deal, left))
+            self._release(dice, deal, self._part(deal, left))
         assert self.shadow.free(deal.escrow) == 0
         assert self.shadow.posted(deal.frozen) == 0

@@ -19,6 +19,7 @@ from tests.settlement.cutting_proxy import Cut
 from tests.settlement.machine import commands
 from tests.settlement.machine.commands import CURRENCIES, PARTIES
 from tests.settlement.machine.core import VIAS, MachineCore, Via, step
+from tests.settlement.machine.dice import Dice
 from tests.settlement.machine.world import SMALL_POOL
 
 # A unit of work sends some ten messages; a later number finds none and cuts nothing.
@@ -30,15 +31,15 @@ _LOCK = "SELECT 1 FROM settlement.account WHERE id = $1 FOR NO KEY UPDATE"
 class FaultRules(MachineCore):
     """After each fault the caller has an answer, or repeats its key and gets the truth."""
 
-    def _fresh(self, data: st.DataObject) -> Command:
-        return data.draw(commands.fresh(self.shadow, self.names, self.run(self.world.now())))
+    def _fresh(self, dice: Dice) -> Command:
+        return commands.fresh(dice, self.shadow, self.names, self.run(self.world.now()))
 
-    @step(data=st.data(), how=st.sampled_from((Cut.BEFORE, Cut.AFTER, Cut.RACING)))
-    def cut_at_commit(self, data: st.DataObject, how: Cut) -> None:
+    @step(how=st.sampled_from((Cut.BEFORE, Cut.AFTER, Cut.RACING)))
+    def cut_at_commit(self, dice: Dice, how: Cut) -> None:
         """The connection dies exactly when COMMIT is sent, or before its answer returns."""
-        via = data.draw(st.sampled_from(VIAS))
+        via = dice.one(VIAS)
         self.begin(f"cut_at_commit_{how}_{via}")
-        self.run(self._cut_at_commit(self._fresh(data), via, how))
+        self.run(self._cut_at_commit(self._fresh(dice), via, how))
 
     async def _cut_at_commit(self, command: Command, via: Via, how: Cut) -> None:
         proxy = self.world.proxy
@@ -59,15 +60,14 @@ class FaultRules(MachineCore):
         return via == "writer" or how is Cut.AFTER
 
     @step(
-        data=st.data(),
         how=st.sampled_from((Cut.BEFORE, Cut.AFTER)),
         number=st.integers(1, MESSAGES_MAX),
     )
-    def cut_anywhere(self, data: st.DataObject, how: Cut, number: int) -> None:
+    def cut_anywhere(self, dice: Dice, how: Cut, number: int) -> None:
         """The connection dies at some message of the unit of work."""
-        via = data.draw(st.sampled_from(VIAS))
+        via = dice.one(VIAS)
         self.begin(f"cut_anywhere_{via}")
-        self.run(self._cut_anywhere(self._fresh(data), via, how, number))
+        self.run(self._cut_anywhere(self._fresh(dice), via, how, number))
 
     async def _cut_anywhere(self, command: Command, via: Via, how: Cut, number: int) -> None:
         self.world.proxy.at_message(how, number)
@@ -79,11 +79,11 @@ class FaultRules(MachineCore):
             await self.absorb(command, reply, unsure=True)
         await self.insist(command)
 
-    @step(data=st.data(), number=st.integers(0, MESSAGES_MAX))
-    def cancel_midway(self, data: st.DataObject, number: int) -> None:
+    @step(number=st.integers(0, MESSAGES_MAX))
+    def cancel_midway(self, dice: Dice, number: int) -> None:
         """The task is cancelled while the database works for it (0: at COMMIT)."""
         self.begin("cancel_midway")
-        self.run(self._cancel_midway(self._fresh(data), number))
+        self.run(self._cancel_midway(self._fresh(dice), number))
 
     async def _cancel_midway(self, command: Command, number: int) -> None:
         proxy = self.world.proxy
@@ -109,11 +109,11 @@ class FaultRules(MachineCore):
         # The message never arrived, and COMMIT is the last one.
         await self.insist(command, booked=False)
 
-    @step(data=st.data(), turns=st.integers(0, 12))
-    def leave_the_queue(self, data: st.DataObject, turns: int) -> None:
+    @step(turns=st.integers(0, 12))
+    def leave_the_queue(self, dice: Dice, turns: int) -> None:
         """A client of the writer goes away; its command may be booked, but then wholly."""
         self.begin("leave_the_queue")
-        self.run(self._leave(self._fresh(data), turns))
+        self.run(self._leave(self._fresh(dice), turns))
 
     async def _leave(self, command: Command, turns: int) -> None:
         task = asyncio.create_task(self.ask(command, "writer"))
@@ -126,8 +126,8 @@ class FaultRules(MachineCore):
         assert not isinstance(reply, Unavailable)
         await self.absorb(command, reply, unsure=True)
 
-    @step(data=st.data(), contention=st.integers(0, 4), via=st.sampled_from(VIAS))
-    def contend(self, data: st.DataObject, contention: int, via: Via) -> None:
+    @step(contention=st.integers(0, 4), via=st.sampled_from(VIAS))
+    def contend(self, dice: Dice, contention: int, via: Via) -> None:
         """Another transaction is in the way: deadlock, time-outs, no connection, old snapshot."""
         kinds = (
             self._deadlock,
@@ -139,10 +139,10 @@ class FaultRules(MachineCore):
         kind = kinds[contention]
         self.begin(f"contend{kind.__name__}")
         first, second = (
-            AccountRef(AccountKind.AVAILABLE, party, data.draw(st.sampled_from(CURRENCIES)))
-            for party in data.draw(st.permutations(PARTIES))[:2]
+            AccountRef(AccountKind.AVAILABLE, party, dice.one(CURRENCIES))
+            for party in dice.shuffled(PARTIES)[:2]
         )
-        amount = data.draw(commands.near_free(self.shadow, first))
+        amount = commands.near_free(dice, self.shadow, first)
         clearing = AccountRef(AccountKind.CLEARING, None, first.currency)
         legs = [(first, -amount), (clearing, amount)]
         if second.currency == first.currency:

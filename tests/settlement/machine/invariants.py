@@ -4,7 +4,7 @@ They know nothing of the code or of the shadow, only of the columns. Numbers are
 docs/proving.md.
 """
 
-_PROTECTED = "kind NOT IN ('clearing', 'receivable', 'losses')"
+_PROTECTED = "kind NOT IN ('clearing', 'receivable', 'losses', 'fx')"
 _OPEN = "FROM settlement.hold h LEFT JOIN settlement.hold_resolution r ON r.hold_id = h.id"
 
 _QUERIES = {

@@ -11,14 +11,27 @@ from hypothesis import strategies as st
 from market.kernel.errors import MarketError, Unavailable
 from market.kernel.security import Actor, Role
 from settlement import ledger
-from settlement.commands import Applied, Command, Refused, Result, Transfer
+from settlement.accounts import AccountKind, AccountRef
+from settlement.commands import (
+    Applied,
+    Capture,
+    Command,
+    Expire,
+    Hold,
+    Linked,
+    Refused,
+    Result,
+    Transfer,
+)
 from settlement.errors import error_of
 from settlement.periods import balance_as_of
 from settlement.schemas import Basis
 from tests.settlement.factories import together
 from tests.settlement.machine import commands
-from tests.settlement.machine.commands import NOBODY
+from tests.settlement.machine.commands import CURRENCIES, NOBODY, PARTIES
 from tests.settlement.machine.core import RESENDS_MAX, VIAS, MachineCore, Via, step
+from tests.settlement.machine.dice import Dice
+from tests.settlement.shadow import Booked
 
 OPERATOR = Actor(NOBODY, NOBODY, frozenset({Role.OPERATOR}), "machine")
 AT_ONCE_MAX = 6
@@ -27,60 +40,98 @@ AT_ONCE_MAX = 6
 class MoneyRules(MachineCore):
     """Transfers, holds and their ends, reversals, replays; lists of them; all at once."""
 
-    @step(data=st.data(), via=st.sampled_from(VIAS))
-    def transfer(self, data: st.DataObject, via: Via) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._groups: list[Linked] = []
+
+    @step(via=st.sampled_from(VIAS))
+    def transfer(self, dice: Dice, via: Via) -> None:
         """Several legs, currencies and dates."""
         self.begin("transfer")
-        self._one(data, commands.transfers, via)
+        self._one(dice, commands.transfers, via)
 
-    @step(data=st.data(), via=st.sampled_from(VIAS))
-    def hold(self, data: st.DataObject, via: Via) -> None:
+    @step(via=st.sampled_from(VIAS))
+    def hold(self, dice: Dice, via: Via) -> None:
         """Reserve."""
         self.begin("hold")
-        self._one(data, commands.new_holds, via)
+        self._one(dice, commands.new_holds, via)
 
-    @step(data=st.data(), via=st.sampled_from(VIAS))
-    def capture(self, data: st.DataObject, via: Via) -> None:
+    @step(via=st.sampled_from(VIAS))
+    def capture(self, dice: Dice, via: Via) -> None:
         """Pay from a hold, keep some."""
         self.begin("capture")
-        self._one(data, commands.captures, via)
+        self._one(dice, commands.captures, via)
 
-    @step(data=st.data(), via=st.sampled_from(VIAS))
-    def end_hold(self, data: st.DataObject, via: Via) -> None:
+    @step(via=st.sampled_from(VIAS))
+    def end_hold(self, dice: Dice, via: Via) -> None:
         """Void or expire."""
         self.begin("end_hold")
-        self._one(data, commands.endings, via)
+        self._one(dice, commands.endings, via)
 
-    @step(data=st.data(), via=st.sampled_from(VIAS))
-    def reversal(self, data: st.DataObject, via: Via) -> None:
+    @step(via=st.sampled_from(VIAS))
+    def reversal(self, dice: Dice, via: Via) -> None:
         """Take back."""
         self.begin("reversal")
-        self._one(data, commands.reversals, via)
+        self._one(dice, commands.reversals, via)
 
-    @step(data=st.data(), via=st.sampled_from(VIAS))
-    def same_key(self, data: st.DataObject, via: Via) -> None:
+    @step(via=st.sampled_from(VIAS))
+    def same_key(self, dice: Dice, via: Via) -> None:
         """A key again, refusals included."""
         self.begin("same_key")
-        self._one(data, commands.replays, via)
+        self._one(dice, commands.replays, via)
 
-    def _one(self, data: st.DataObject, kind: object, via: Via) -> None:
-        assert callable(kind)
-        command = data.draw(kind(self.shadow, self.names, self.run(self.world.now())))
+    def _one(self, dice: Dice, kind: commands.Kind, via: Via) -> None:
+        command = kind(dice, self.shadow, self.names, self.run(self.world.now()))
         self.run(self.submit(command, via))
 
-    @step(data=st.data(), hours=st.sampled_from((0, 0, 1, 3, 24)))
-    def time_passes(self, data: st.DataObject, hours: int) -> None:
+    @step(hours=st.sampled_from((0, 0, 1, 3, 24)))
+    def time_passes(self, dice: Dice, hours: int) -> None:
         """Holds run out, also those that no sweeper has resolved; the past stays as it was."""
         self.begin("time_passes")
         self.run(self.world.move_clock(timedelta(hours=hours)))
-        self._as_of(data)
+        self._as_of(dice)
 
-    @step(data=st.data())
-    def reverse_by_name(self, data: st.DataObject) -> None:
+    @step(via=st.sampled_from(VIAS))
+    def too_late(self, dice: Dice, via: Via) -> None:
+        """A hold runs out, is captured all the same, and only then swept."""
+        self.begin("too_late")
+        account, payee = (
+            AccountRef(AccountKind.CLEARING, None, CURRENCIES[0]),
+            AccountRef(AccountKind.AVAILABLE, dice.one(PARTIES), CURRENCIES[0]),
+        )
+        name, ends = self.names.id(), self.run(self.world.now()) + timedelta(hours=1)
+        self.run(self.submit(Hold(self.names.key(), name, account, 9, ends), via))
+        self.run(self.world.move_clock(timedelta(hours=1)))
+        late = Capture(self.names.key(), name, "capture", ((payee, dice.number(1, 9)),))
+        self.run(self.submit(late, via))
+        self.run(self.submit(Expire(self.names.key(), name), via))
+
+    @step()
+    def reverse_twice(self, dice: Dice) -> None:
+        """Two reversals of one transfer in one list: the second finds the first."""
+        self.begin("reverse_twice")
+        now = self.run(self.world.now())
+        possible = [
+            command
+            for booked in self.shadow.done()
+            if booked.transfer_id is not None
+            for command in [self._mirror(booked)]
+            if not self.shadow.expect(command, now).reasons
+        ]
+        if possible:
+            first = dice.one(possible)
+            self.run(self.in_order([first, replace(first, key=self.names.key())]))
+
+    def _mirror(self, booked: Booked) -> Transfer:
+        legs = tuple((account, -amount) for account, amount in self.shadow.legs(booked))
+        return Transfer(self.names.key(), "reversal", legs, reverses=booked.transfer_id)
+
+    @step()
+    def reverse_by_name(self, dice: Dice) -> None:
         """``ledger.reverse``: finds the legs itself, raises what it is refused for."""
         self.begin("reverse_by_name")
         past = [booked.transfer_id for booked in self.shadow.done() if booked.transfer_id]
-        name = data.draw(st.sampled_from([NOBODY, *past]))
+        name = dice.one([NOBODY, *past])
         self.run(self._reverse(self.names.key(), name))
 
     async def _reverse(self, key: str, name: UUID) -> None:
@@ -104,30 +155,39 @@ class MoneyRules(MachineCore):
         command = Transfer(key, "reversal", mirrored, reverses=name)
         await self.absorb(command, Applied(key, done))
 
-    @step(data=st.data(), strict=st.booleans(), size=st.integers(2, 6))
-    def in_one_list(self, data: st.DataObject, strict: bool, size: int) -> None:
+    @step(strict=st.booleans(), size=st.integers(2, 6))
+    def in_one_list(self, dice: Dice, strict: bool, size: int) -> None:
         """Commands that see each other's effect in one unit of work; ``strict``: all or none."""
         self.begin("in_one_list")
         now = self.run(self.world.now())
-        future = self.shadow.fork()
-        listed: list[Command] = []
-        for _ in range(size):
-            command = data.draw(commands.anything(future, self.names, now))
-            listed.append(command)
-            expected = future.expect(command, now)
-            if not expected.reasons and expected.earlier is None:
-                # A name for the transfer that nobody will use: the real one is not known yet.
-                future.book(command, now, None, self.names.id() if expected.moves_money else None)
+        listed = commands.in_turn(dice, self.shadow, self.names, now, size)
         if strict:
             self.run(self._all_or_none(listed))
         else:
-            self.run(self._in_order(listed))
+            self.run(self.in_order(listed))
 
-    async def _in_order(self, listed: list[Command]) -> None:
+    @step(size=st.integers(2, 5))
+    def linked(self, dice: Dice, size: int) -> None:
+        """A group, carried out wholly or not at all; now and then one that was sent before."""
+        self.begin("linked")
+        now = self.run(self.world.now())
+        group = commands.grouped(commands.in_turn(dice, self.shadow, self.names, now, size))
+        if group is None or (self._groups and dice.rarely(4)):
+            group = dice.one(self._groups) if self._groups else None
+        if group is not None:
+            self._groups.append(group)
+            self.run(self._linked(group))
+
+    async def _linked(self, group: Linked) -> None:
         async with self.world.kernel.unit_of_work() as uow:
-            replies = await ledger.post(uow, listed)
-        for command, reply in zip(listed, replies, strict=True):
-            await self.absorb(command, reply)
+            replies = await ledger.post(uow, [group])
+        new = [c.key for c in group.commands if self.shadow.find(c.key) is None]
+        rows = await self.world.rows(new)
+        assert [row.key for row in rows] == new, "not all members are booked, in order"
+        at = rows[0].at if rows else await self.world.now()
+        reasons = self.shadow.refuse_linked(group.commands, at)
+        for command, reply, why in zip(group.commands, replies, reasons, strict=True):
+            await self.absorb(command, reply, linked=why)
 
     async def _all_or_none(self, listed: list[Command]) -> None:
         replies: list[Result] = []
@@ -161,18 +221,19 @@ class MoneyRules(MachineCore):
                 fork.book(command, now, None, name)
         return set()
 
-    @step(data=st.data(), size=st.integers(2, AT_ONCE_MAX))
-    def at_once(self, data: st.DataObject, size: int) -> None:
+    @step(size=st.integers(2, AT_ONCE_MAX))
+    def at_once(self, dice: Dice, size: int) -> None:
         """Clients that know nothing of each other, through both doors, some with the same key."""
         self.begin("at_once")
         now = self.run(self.world.now())
         asked: list[tuple[Command, Via]] = []
         for _ in range(size):
-            command = data.draw(commands.anything(self.shadow, self.names, now))
-            if asked and data.draw(st.integers(0, 3)) == 0:
-                twin, _ = data.draw(st.sampled_from(asked))
-                command = data.draw(st.sampled_from((twin, replace(command, key=twin.key))))
-            asked.append((command, data.draw(st.sampled_from(VIAS))))
+            command = commands.anything(dice, self.shadow, self.names, now)
+            if asked and dice.rarely(4):
+                twin, _ = dice.one(asked)
+                again = replace(twin, key=self.names.key())
+                command = dice.one((twin, again, replace(command, key=twin.key)))
+            asked.append((command, dice.one(VIAS)))
         self.run(self._together(asked))
 
     async def _together(self, asked: list[tuple[Command, Via]]) -> None:
@@ -196,12 +257,12 @@ class MoneyRules(MachineCore):
                 return answer
         raise AssertionError("still unavailable")
 
-    def _as_of(self, data: st.DataObject) -> None:
+    def _as_of(self, dice: Dice) -> None:
         """A past balance is the sum of what was booked until then; now's is the current one."""
         moved = [posted.account for posted in self.shadow.postings()]
-        account = data.draw(st.sampled_from(moved))
+        account = dice.one(moved)
         moments = sorted({booked.at for booked in self.shadow.booked})
-        moment = data.draw(st.sampled_from(moments))
+        moment = dice.one(moments)
         kernel = self.world.kernel
         then = self.run(balance_as_of(kernel, OPERATOR, account.id, moment, Basis.BOOKING))
         assert then.posted_minor == self.shadow.posted(account, until=moment)

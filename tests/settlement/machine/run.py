@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hypothesis import seed as seeded, settings as profile
-from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 
 from market.kernel.settings import Settings
@@ -16,9 +15,6 @@ from tests.settlement.machine.escrow import EscrowRules
 from tests.settlement.machine.faults import FaultRules
 from tests.settlement.machine.money import MoneyRules
 from tests.settlement.machine.world import LedgerWorld, Tally, open_world
-
-# More would mean that examples end before they begin.
-SEEDS_MAX = 30
 
 
 class LedgerMachine(MoneyRules, EscrowRules, FaultRules):
@@ -37,29 +33,25 @@ def opened(app_url: str, superuser_url: str, settings: Settings) -> Iterator[Led
             runner.run(world.close())
 
 
-def run_once(world: LedgerWorld, seed: int, profile_name: str, *, steps_min: int = 1) -> Tally:
-    """Run with a seed, then the next ones until ``steps_min``; returns what was really done.
+def run_once(world: LedgerWorld, seed: int, profile_name: str) -> Tally:
+    """Run with a seed; returns what was really done.
 
-    Clients race, so the same beginning may take another course, which Hypothesis refuses to go on
-    from (FlakyStrategyDefinition). That ends a seed, not the run, unless a step has failed.
+    A failure is raised with the steps that led to it, also if it does not happen again: clients
+    race, so Hypothesis may not be able to repeat it.
     """
     world.tally = Tally()
-    for current in range(seed, seed + SEEDS_MAX):
-        sys.stdout.write(f"\nledger machine: HYPOTHESIS_SEED={current}\n")
-        sys.stdout.flush()
-        # A class of its own each time: the seed is kept on it.
-        machine = seeded(current)(type(f"LedgerMachine{current}", (LedgerMachine,), {}))
-        try:
-            run_state_machine_as_test(machine, settings=profile.get_profile(profile_name))
-        except FlakyStrategyDefinition as error:
-            if world.tally.failures:
-                raise AssertionError(world.tally.failures[0]) from error
-        except BaseException as error:
-            error.add_note(f"Reproduce it with HYPOTHESIS_SEED={current} (docs/proving.md).")
-            raise
-        assert not world.tally.failures, world.tally.failures[0]
-        if world.tally.steps >= steps_min:
-            break
+    sys.stdout.write(f"\nledger machine: HYPOTHESIS_SEED={seed}\n")
+    sys.stdout.flush()
+    # A class of its own each time: the seed is kept on it.
+    machine = seeded(seed)(type(f"LedgerMachine{seed}", (LedgerMachine,), {}))
+    try:
+        run_state_machine_as_test(machine, settings=profile.get_profile(profile_name))
+    except BaseException as error:
+        for failure in world.tally.failures[:1]:
+            error.add_note(failure)
+        error.add_note(f"Reproduce it with HYPOTHESIS_SEED={seed} (docs/proving.md).")
+        raise
+    assert not world.tally.failures, world.tally.failures[0]
     sys.stdout.write(f"ledger machine: {world.tally}\n")
     sys.stdout.flush()
     return world.tally
