@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from uuid import UUID
 
+import asyncpg
 import orjson
 from pydantic import BaseModel
 from sqlalchemy import CursorResult, Executable, text
@@ -27,9 +28,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from market.kernel import events, idempotency
 from market.kernel.clock import Clock
 from market.kernel.errors import MarketError, Unavailable
-
-if TYPE_CHECKING:
-    import asyncpg
 
 POOL_TIMEOUT_S = 5
 CONNECT_TIMEOUT_S = 10
@@ -84,6 +82,10 @@ def transient(error: BaseException) -> DatabaseUnavailable | None:
         return DatabaseUnavailable(f"Database: {_TRANSIENT.get(state, 'connection lost')}.")
     if isinstance(error, (ConnectionError, TimeoutError)):
         return DatabaseUnavailable("The database did not answer.", retry_after_s=2)
+    # asyncpg's word for using a connection that the server has dropped; it has no SQLSTATE, and
+    # its other interface errors are bugs of the caller.
+    if isinstance(error, asyncpg.InterfaceError) and "closed" in str(error):
+        return DatabaseUnavailable("The database connection was lost.", retry_after_s=2)
     return None
 
 
@@ -212,7 +214,7 @@ class Database:
             raise later from error
         except Exception as error:
             # Raw asyncpg errors do not pass SQLAlchemy's wrapping.
-            later = transient(error) if hasattr(error, "sqlstate") else None
+            later = transient(error)
             if later is None:
                 raise
             raise later from error
@@ -229,6 +231,27 @@ class Database:
         if uow.claim is not None:
             await idempotency.check(await uow.raw(), uow.claim)
         return uow
+
+    @contextlib.asynccontextmanager
+    async def reader(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+        """A bare connection for one read outside any unit of work.
+
+        Raises DatabaseUnavailable (503) for errors that may pass. A pooled connection that the
+        server has dropped meanwhile is replaced first: nobody else would notice, because nothing
+        goes through SQLAlchemy here.
+        """
+        try:
+            async with self.engine.connect() as connection:
+                pooled = await connection.get_raw_connection()
+                if cast("asyncpg.Connection[Any]", pooled.driver_connection).is_closed():
+                    await connection.invalidate()
+                    pooled = await connection.get_raw_connection()
+                yield cast("asyncpg.Connection[Any]", pooled.driver_connection)
+        except Exception as error:
+            later = transient(error)
+            if later is None:
+                raise
+            raise later from error
 
     async def ping(self) -> None:
         """One round trip, for readiness. Raises on failure."""

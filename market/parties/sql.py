@@ -1,13 +1,10 @@
 """Raw queries of market.parties."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 from uuid import UUID
 
-from market.kernel.db import Database, transient
-
-if TYPE_CHECKING:
-    import asyncpg
+from market.kernel.db import Database
 
 # A request that cannot be authenticated within this is better refused (operations.md fault 5).
 STANDING_TIMEOUT_S: Final = 3.0
@@ -35,19 +32,10 @@ async def read_standing(db: Database, credential_id: UUID, *, party_id: UUID) ->
     Raw because every request runs it (benchmark: style.md trap 7, a point read takes 0.23 ms raw
     and 2.3 ms through the ORM). Raises DatabaseUnavailable (503).
     """
-    try:
-        async with db.engine.connect() as connection:
-            pooled = await connection.get_raw_connection()
-            driver: asyncpg.Connection[Any] | None = pooled.driver_connection
-            assert driver is not None
-            row = await driver.fetchrow(
-                _STANDING, credential_id, party_id, timeout=STANDING_TIMEOUT_S
-            )
-    except Exception as error:
-        later = transient(error)
-        if later is None:
-            raise
-        raise later from error
+    async with db.reader() as connection:
+        row = await connection.fetchrow(
+            _STANDING, credential_id, party_id, timeout=STANDING_TIMEOUT_S
+        )
     if row is None:
         return None
     return Standing(frozenset(row["roles"]), row["revoked"], row["status"])

@@ -2,7 +2,9 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -134,3 +136,34 @@ async def test_reader_never_passes_a_running_writer(kernel: Kernel) -> None:
     async with kernel.unit_of_work() as uow:
         rows = await events.read(await uow.raw(), (0, 0))
     assert [row.object_id for row in rows if row.object_id in (early, late)] == [early, late]
+
+
+async def test_a_reader_replaces_a_connection_that_the_server_dropped(kernel: Kernel) -> None:
+    async with kernel.db.reader() as connection:
+        # Goes back to the pool as it is: nothing tells the pool.
+        await drop(kernel, connection)
+    async with kernel.db.reader() as connection:
+        assert await connection.fetchval("SELECT 1") == 1
+
+
+async def test_a_connection_dropped_before_a_raw_statement_is_503(kernel: Kernel) -> None:
+    async def interrupted() -> None:
+        async with kernel.unit_of_work() as uow:
+            connection = await uow.raw()
+            await drop(kernel, connection)
+            await connection.fetchval("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable, match="connection was lost"):
+        await interrupted()
+    async with kernel.unit_of_work() as uow:
+        assert await (await uow.raw()).fetchval("SELECT 1") == 1
+
+
+async def drop(kernel: Kernel, connection: "asyncpg.Connection[Any]") -> None:
+    """Have the server end ``connection``, and wait until its client has noticed."""
+    noticed = asyncio.Event()
+    connection.add_termination_listener(lambda _connection: noticed.set())
+    killer = await asyncpg.connect(kernel.settings.database_url)
+    await killer.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+    await killer.close()
+    await asyncio.wait_for(noticed.wait(), 10)
