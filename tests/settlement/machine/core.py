@@ -196,7 +196,11 @@ class MachineCore(RuleBasedStateMachine):
         before = await self.world.row(command.key)
         if booked is not None:
             assert (before is not None) is booked
-        reply = await self.ask(command, "post")
+        for _ in range(RESENDS_MAX):
+            reply = await self.ask(command, "post")
+            if not isinstance(reply, Unavailable):
+                break
+            # The first attempt's transaction may end only now: 503, come again.
         assert not isinstance(reply, Unavailable), reply
         if before is not None:
             assert reply.replayed or is_reuse(reply)

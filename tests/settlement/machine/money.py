@@ -35,7 +35,6 @@ from tests.settlement.machine.dice import Dice
 from tests.settlement.shadow import Booked
 
 OPERATOR = Actor(NOBODY, NOBODY, frozenset({Role.OPERATOR}), "machine")
-ATTEMPTS_MAX = 5
 AT_ONCE_MAX = 6
 
 
@@ -194,7 +193,7 @@ class MoneyRules(MachineCore):
     async def _all_or_none(self, listed: list[Command]) -> None:
         replies: Sequence[Result] = []
         refusal: MarketError | None = None
-        for _ in range(ATTEMPTS_MAX):
+        for _ in range(RESENDS_MAX):
             try:
                 async with self.world.kernel.unit_of_work() as uow:
                     replies = await ledger.post_strict(uow, listed)
