@@ -82,9 +82,10 @@ def transient(error: BaseException) -> DatabaseUnavailable | None:
         return DatabaseUnavailable(f"Database: {_TRANSIENT.get(state, 'connection lost')}.")
     if isinstance(error, (ConnectionError, TimeoutError)):
         return DatabaseUnavailable("The database did not answer.", retry_after_s=2)
-    # asyncpg's word for using a connection that the server has dropped; it has no SQLSTATE, and
-    # its other interface errors are bugs of the caller.
-    if isinstance(error, asyncpg.InterfaceError) and "closed" in str(error):
+    # asyncpg's words for using a connection that the server has dropped, or is just dropping; they
+    # have no SQLSTATE. Its other interface errors are bugs of the caller.
+    lost = isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
+    if lost or isinstance(error, asyncpg.InternalClientError):
         return DatabaseUnavailable("The database connection was lost.", retry_after_s=2)
     return None
 
@@ -246,7 +247,12 @@ class Database:
                 if cast("asyncpg.Connection[Any]", pooled.driver_connection).is_closed():
                     await connection.invalidate()
                     pooled = await connection.get_raw_connection()
-                yield cast("asyncpg.Connection[Any]", pooled.driver_connection)
+                try:
+                    yield cast("asyncpg.Connection[Any]", pooled.driver_connection)
+                except Exception:
+                    # Whatever state it is in, nobody else shall get it.
+                    await connection.invalidate()
+                    raise
         except Exception as error:
             later = transient(error)
             if later is None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from market.kernel import events
 from market.kernel.context import Kernel, open_kernel
-from market.kernel.db import DatabaseUnavailable, assert_no_unit_of_work
+from market.kernel.db import DatabaseUnavailable, assert_no_unit_of_work, transient
 from market.kernel.ids import new_id
 from market.kernel.settings import Settings
 
@@ -167,3 +167,15 @@ async def drop(kernel: Kernel, connection: "asyncpg.Connection[Any]") -> None:
     await killer.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
     await killer.close()
     await asyncio.wait_for(noticed.wait(), 10)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (asyncpg.InterfaceError("connection is closed"), True),
+        (asyncpg.InternalClientError("cannot switch to state 12"), True),
+        (asyncpg.InterfaceError("another operation is in progress"), False),
+    ],
+)
+def test_a_lost_connection_may_pass_but_misuse_may_not(error: Exception, passes: bool) -> None:
+    assert (transient(error) is not None) is passes
