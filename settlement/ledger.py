@@ -102,7 +102,8 @@ async def write(uow: UnitOfWork, plan: Plan) -> None:
 async def post_strict(uow: UnitOfWork, commands: Sequence[Command | Linked]) -> list[Applied]:
     """Like :func:`post`, but all or nothing: raises the first refusal as its MarketError.
 
-    Of a refused group it is the culprit's.
+    Of a refused group it is the culprit's: ``linked_refused`` is raised only where no other
+    refusal of the list says why.
 
     The exception rolls the unit of work back, so the refusal is not remembered by the ledger
     (an HTTP request's own Idempotency-Key remembers it).

@@ -24,7 +24,7 @@ from settlement.commands import (
     Result,
     Transfer,
 )
-from settlement.errors import error_of
+from settlement.errors import LinkedRefused, error_of
 from settlement.periods import balance_as_of
 from settlement.schemas import Basis
 from tests.settlement.factories import together
@@ -215,20 +215,28 @@ class MoneyRules(MachineCore):
             await self.absorb(command, reply)
 
     async def _refusals(self, listed: list[Command]) -> set[type[MarketError]]:
-        """What the first refusal in ``listed`` may be raised as, by the shadow."""
+        """What ``listed`` may be refused as, by the shadow: its first refusal that says why.
+
+        A member of a group that was refused before is answered ``linked_refused``, which only
+        points elsewhere: it is raised where no other command of the list was refused.
+        """
         now, fork = await self.world.now(), self.shadow.fork()
+        linked: set[type[MarketError]] = set()
         for command in listed:
             expected = fork.expect(command, now)
             earlier = expected.earlier
             reasons = expected.reasons
             if earlier is not None and earlier.code is not None:
                 reasons = frozenset({earlier.code})
-            if reasons:
-                return {type(error_of(Refused(command.key, code, ""))) for code in reasons}
-            if earlier is None:
+            possible = {type(error_of(Refused(command.key, code, ""))) for code in reasons}
+            if possible == {LinkedRefused}:
+                linked = possible
+            elif possible:
+                return possible
+            elif earlier is None:
                 name = self.names.id() if expected.moves_money else None
                 fork.book(command, now, None, name)
-        return set()
+        return linked
 
     @step(size=st.integers(2, AT_ONCE_MAX))
     def at_once(self, dice: Dice, size: int) -> None:
