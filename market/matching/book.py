@@ -9,21 +9,10 @@ a price, so the caller's refs, and the ranks of amendments among them, must rise
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 from market.matching.call_auction import Clearing, clearing
-from market.matching.ladder import (
-    LOTS,
-    OWNER,
-    PARTY,
-    PRICE,
-    REF,
-    SIDE,
-    Ladder,
-    Order,
-    Place,
-)
+from market.matching.ladder import LOTS, OWNER, PARTY, PRICE, REF, SIDE, Ladder, Order, Place
 from market.matching.marks import add_marks, order_mark
 from market.matching.terms import (
     UNLIMITED,
@@ -40,10 +29,11 @@ from market.matching.terms import (
 )
 
 # Attribute access on an enum class is slow in Python 3.11, globals are not; and the interpreter
-# has a fast comparison for plain ints only.
+# has fast comparisons of plain ints with each other, but asks an int at length if it is true.
 _FOK: Final = int(TimeInForce.FOK)
 _GTC: Final = int(TimeInForce.GTC)
 _AUCTION: Final = int(TimeInForce.AUCTION)
+_CONTINUOUS: Final = Phase.CONTINUOUS
 # Below this many a sweep costs more than the dead orders it frees.
 _SWEEP_MIN: Final = 256
 
@@ -124,7 +114,7 @@ class Book:
             own, other, key, limit = self._asks, self._bids, price, -price
         else:
             own, other, key, limit = self._bids, self._asks, -price, price
-        if tif > 1 or post_only or minimum or self._phase:
+        if tif > 1 or post_only or minimum > 0 or self._phase is not _CONTINUOUS:
             if self._phase or tif == _AUCTION:
                 if post_only or minimum:
                     return Outcome.WRONG_PHASE
@@ -136,13 +126,11 @@ class Book:
         heap = other.heap
         if heap and heap[0] <= limit:
             lots = self._take(ref, other, owner, limit, lots, fills, prevent_by, cuts)
-            if not lots:
-                return _FILLED
-            if lots < 0:
-                return _SELF_TRADE
-        if tif:
+            if lots <= 0:
+                return _FILLED if lots == 0 else _SELF_TRADE
+        if tif > 0:
             return _REMAINDER_CANCELLED
-        if rank:
+        if rank > 0:
             self._rest((lots, owner, ref, side, price, party), rank)
             return _RESTING
         self._orders[ref] = (lots, owner, ref, side, price, party)
@@ -203,7 +191,7 @@ class Book:
             else:
                 del queues[heappop(heap)]
                 continue
-            if gone:
+            if gone > 0:
                 other.drop(key, gone)
             break
         return lots
@@ -332,8 +320,8 @@ class Book:
         if bid is None or ask is None or bid < ask:
             return None
         return clearing(
-            _aggregated(self._bids, -ask),
-            _aggregated(self._asks, bid),
+            self._bids.aggregated(-ask),
+            self._asks.aggregated(bid),
             reference,
         )
 
@@ -457,12 +445,7 @@ class Book:
 
         O(orders in them): a feed that keeps levels up to date adds up what the calls report.
         """
-        ladder = self._asks if side else self._bids
-        found: list[Level] = []
-        for price, orders in islice(ladder.levels(), levels_max):
-            limited = [order[LOTS] for order in orders if order[LOTS] < UNLIMITED]
-            found.append(Level(price, sum(limited), len(orders), len(orders) - len(limited)))
-        return found
+        return (self._asks if side else self._bids).depth(levels_max)
 
     def resting(self) -> Iterator[Resting]:
         """Every living order, bids then asks, in priority order."""
@@ -501,9 +484,3 @@ def _refusal(
     if needed and other.walk(limit, lots, owner, prevent_by)[0] < needed:
         return Outcome.KILLED if tif == _FOK else Outcome.BELOW_MINIMUM
     return None
-
-
-def _aggregated(ladder: Ladder, limit: int) -> list[tuple[int, int]]:
-    """(price, lots) of the levels up to a key, best first."""
-    levels = takewhile(lambda level: level[0] * ladder.sign <= limit, ladder.levels())
-    return [(price, sum(order[LOTS] for order in orders)) for price, orders in levels]

@@ -11,10 +11,10 @@ more than its queue.
 from collections import deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
-from market.matching.terms import SelfTrade
+from market.matching.terms import UNLIMITED, Level, SelfTrade
 
 # A resting order, indexed by the names below: (lots, owner, ref, side, price, party). Making and
 # touching memory is most of what an order costs: a tuple is one block of 96 bytes, a list two of
@@ -60,13 +60,14 @@ class Ladder:
     def drop(self, key: int, count: int) -> None:
         """Drop the first places of a queue; they are dead."""
         queue = self.queues[key]
-        if isinstance(queue, deque):
-            for _ in range(count):
-                queue.popleft()
-        elif len(queue) <= _LONG:
-            del queue[:count]
-        else:
-            self.queues[key] = deque(islice(queue, count, None))
+        if isinstance(queue, list):
+            if len(queue) <= _LONG:
+                del queue[:count]
+            else:
+                self.queues[key] = deque(islice(queue, count, None))
+            return
+        for _ in range(count):
+            queue.popleft()
 
     def sweep(self) -> None:
         """Drop all dead places and empty levels. O(places and levels)."""
@@ -82,14 +83,12 @@ class Ladder:
         """The living order with the highest priority; drops the dead before it."""
         heap, orders = self.heap, self.orders
         while heap:
-            dead = 0
-            for place in self.queues[heap[0]]:
+            for dead, place in enumerate(self.queues[heap[0]]):
                 order = orders.get(place)
                 if order is not None:
                     if dead:
                         self.drop(heap[0], dead)
                     return place, order
-                dead += 1
             del self.queues[heappop(heap)]
         return None
 
@@ -111,6 +110,19 @@ class Ladder:
         orders = self.orders
         for price, places in self.ascending():
             yield price, [orders[place] for place in places]
+
+    def aggregated(self, limit: int) -> list[tuple[int, int]]:
+        """(price, lots) of the levels up to the key ``limit``, best first."""
+        levels = takewhile(lambda level: level[0] * self.sign <= limit, self.levels())
+        return [(price, sum(order[LOTS] for order in orders)) for price, orders in levels]
+
+    def depth(self, levels_max: int) -> list[Level]:
+        """The first levels, best first. O(orders in them)."""
+        found: list[Level] = []
+        for price, orders in islice(self.levels(), levels_max):
+            limited = [order[LOTS] for order in orders if order[LOTS] < UNLIMITED]
+            found.append(Level(price, sum(limited), len(orders), len(orders) - len(limited)))
+        return found
 
     def walk(self, limit: int, lots: int, owner: int, prevent_by: int) -> tuple[int, int]:
         """What ``lots`` up to the key ``limit`` would trade now: (lots, amount in minor units).
