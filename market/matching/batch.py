@@ -17,13 +17,14 @@ from market.kernel.errors import MarketError
 from market.kernel.idempotency import KeyReused
 from market.kernel.logging import get_logger
 from market.matching import record, sql
-from market.matching.admission import Facts, admit, gather
+from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.commands import Cancel, Command, Place, Reply
 from market.matching.errors import BookHalted, OrderClosed, OrderNotFound, OrderUnfunded
-from market.matching.matcher import Matcher, Touched
+from market.matching.matcher import Matcher
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
 from market.matching.shard import LiveOrder, Shard
+from market.matching.touched import Touched
 from market.matching.views import new_order_json, read_views
 from market.parties.directory import get_standings, related
 from market.parties.models import PartyStatus
@@ -126,6 +127,8 @@ class Batch:
         """Take over what was committed into the shard's memory."""
         for touched in self._matcher.touched.values():
             order = touched.order
+            if touched.revision is not None:
+                self._shard.revise(order, touched.revision)
             order.filled, order.amount = touched.filled, touched.amount
             order.hold_id = touched.hold_id
             if touched.admitted is None:
@@ -194,12 +197,18 @@ class Batch:
             if isinstance(command, Place):
                 if command.order_id in self._verdicts.refused:
                     raise self._verdicts.refused[command.order_id]
-                admitted = admit(command, facts, now=uow.now)
-                self._placed[index] = self._matcher.place(admitted, seq=self._next_seq())
+                self._place(index, admit(command, facts, now=uow.now), facts)
             else:
                 self._cancel(index, command)
         except MarketError as refusal:
             self.replies[index] = Reply.refusal(refusal, command.request_id)
+
+    def _place(self, index: int, admitted: Admitted, facts: Facts) -> None:
+        try:
+            self._placed[index] = self._matcher.place(admitted, seq=self._next_seq())
+        except MarketError:
+            give_back(admitted, facts)
+            raise
 
     def _cancel(self, index: int, command: Cancel) -> None:
         order = self._shard.order(command.order_id)
@@ -240,7 +249,8 @@ class Batch:
         planned = postings(touched, now=uow.now)
         sources = await record.read_sources(uow, self._kernel, self._matcher.matches)
         making = asyncio.create_task(
-            record.prepare(self._kernel, touched, sources, now=uow.now), name="batch-records"
+            record.prepare(self._kernel, touched, self._matcher.matches, sources, now=uow.now),
+            name="batch-records",
         )
         try:
             sound = True
@@ -259,13 +269,19 @@ class Batch:
     def _judge(self, touched: Touched, command: object, refused: Refused) -> bool:
         """What a refusal means for the order; True when the batch may go on."""
         order = touched.order
-        if isinstance(command, Hold):
+        if isinstance(command, Hold) and touched.admitted is not None:
             # The balance shrank between the first opinion and the lock.
             short = refused.code == OrderUnfunded.code
             error = OrderUnfunded(refused.detail) if short else error_of(refused)
             self._verdicts.refused[order.id] = error
             return False
-        if isinstance(command, Capture) and touched.admitted is None:
+        amended_by = None if touched.revision is None else touched.revision.amended_by
+        if isinstance(command, Hold) and amended_by is not None:
+            self._verdicts.refused[amended_by] = OrderUnfunded(refused.detail)
+            return False
+        if amended_by in self._verdicts.refused:
+            return False
+        if isinstance(command, Hold | Capture) and touched.admitted is None:
             _log.error("order_hold_lost", order_id=str(order.id), code=refused.code)
             self._verdicts.ended[order.id] = CloseReason.HOLD_LOST
             return False
