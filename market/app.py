@@ -23,7 +23,7 @@ from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
-from market.matching import endpoints as matching_endpoints
+from market.matching import control_endpoints, endpoints as matching_endpoints
 from market.matching.engine import MatchingEngine
 from market.operations import events, health, sandbox
 from market.operations.docs import install_docs
@@ -55,6 +55,7 @@ ROUTERS = (
     pricing_endpoints.router,
     pricing_billing_endpoints.router,
     matching_endpoints.router,
+    control_endpoints.router,
     demand_endpoints.router,
     contract_endpoints.router,
     dispute_endpoints.router,
