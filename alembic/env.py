@@ -25,6 +25,7 @@ MODELS = (
     "contracts.billing_models",
     "contracts.dispute_models",
     "market.matching.models",
+    "market.matching.inbox_models",
     "market.demand.models",
 )
 for module in MODELS:
