@@ -216,7 +216,7 @@ async def test_a_lost_inbox_leaves_the_outcome_to_the_key(
 
             async def carried_out() -> bool:
                 try:
-                    return order_of(await other.submit(command))["status"] == "open"
+                    return bool(order_of(await other.submit(command))["status"] == "open")
                 except DatabaseUnavailable:
                     return False
 
