@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -21,7 +22,13 @@ from market.matching.admission import Facts, admit, gather
 from market.matching.commands import Cancel, Command, Control, Place, Reply
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
-from market.matching.errors import BookHalted, OrderClosed, OrderNotFound, OrderUnfunded
+from market.matching.errors import (
+    BookHalted,
+    EngineStalled,
+    OrderClosed,
+    OrderNotFound,
+    OrderUnfunded,
+)
 from market.matching.gate import Gate
 from market.matching.matcher import Matcher, Touched
 from market.matching.models import SHARD, CloseReason
@@ -81,8 +88,10 @@ class Batch:
         fence: Fence,
         commands: Sequence[Command],
         verdicts: Verdicts,
+        good_until: Mapping[int, datetime] | None = None,
     ) -> None:
         self._kernel = kernel
+        self._good_until = good_until
         self._shard = shard
         self._fence = fence
         self._commands = commands
@@ -113,7 +122,7 @@ class Batch:
         await self._shard.load(connection, [])
         expired = self._shard.due(uow.now, EXPIRIES_MAX)
         self.deferred = len(expired) == EXPIRIES_MAX
-        fresh = [] if self.deferred else await self._fresh(connection)
+        fresh = [] if self.deferred else self._in_time(await self._fresh(connection), uow)
         places = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Place)]
         facts = await gather(uow, places)
         self.plan_ids.update(dict.fromkeys(facts.plans))
@@ -189,6 +198,18 @@ class Batch:
             else:
                 first[name] = index
         return list(first.values())
+
+    def _in_time(self, fresh: list[int], uow: UnitOfWork) -> list[int]:
+        """Without those whose callers have stopped waiting, told by real database time."""
+        if not self._good_until:
+            return fresh
+        began = uow.now - self._kernel.clock.offset
+        late = {index for index in fresh if self._good_until.get(index, began) < began}
+        for index in late:
+            self.replies[index] = Reply.refusal(
+                EngineStalled(retry_after_s=1), self._commands[index].request_id
+            )
+        return [index for index in fresh if index not in late]
 
     def _next_seq(self) -> int:
         self._seq += 1

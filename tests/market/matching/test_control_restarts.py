@@ -14,6 +14,7 @@ from market.matching.control_models import MARKET
 from market.matching.engine import MatchingEngine
 from market.matching.shard import Shard
 from market.matching.terms import Phase
+from market.matching.wire import Relayed
 from settlement import ledger
 from settlement.accounts import AccountRef
 from tests.market.matching.control_factories import RULES, decision
@@ -28,6 +29,7 @@ from tests.market.matching.factories import (
     together,
 )
 from tests.market.matching.test_engine import FlakyDatabase
+from tests.market.matching.test_relay import process
 from tests.market.parties.factories import Member, make_party
 from tests.settlement.factories import verified
 
@@ -170,3 +172,25 @@ async def test_a_batch_that_starts_over_decides_anew(
         assert engine.shard.controls.halts == {}
         assert set(phases(engine.shard).values()) == {Phase.CONTINUOUS}
     assert await money(kernel, poor.party_id) == (10, 0)
+
+
+async def test_another_process_passes_decisions_and_the_owners_quota_on(
+    kernel: Kernel, scene: Scene, operator: Member
+) -> None:
+    buyer = await scene.buyer(10_000)
+    async with process(kernel) as owner, process(kernel) as other:
+        assert not other.is_owner
+        quota = decision(
+            operator,
+            ControlAction.SET_QUOTA,
+            buyer.party_id,
+            open_orders_max=None,
+            messages_per_s=1,
+        )
+        assert order_of(await other.submit(quota))["messages_per_s"] == 1
+        assert owner.shard.controls.quotas[buyer.party_id].messages_per_s == 1
+        order_of(await other.submit(scene.command(buyer, "buy", 1, 900)))
+        with pytest.raises(Relayed) as refused:
+            await other.submit(scene.command(buyer, "buy", 1, 900))
+        assert (refused.value.status, refused.value.code) == (429, "too_many_messages")
+        assert refused.value.headers["Retry-After"] == "1"
