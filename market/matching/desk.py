@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from uuid import UUID
 
+from market.matching.phases import enter
 from market.matching.shard import LiveOrder, Shard
-from market.matching.terms import Cut, Fill, Outcome
+from market.matching.terms import Cut, Fill, Outcome, Phase
 
 
 class Step(NamedTuple):
@@ -54,6 +56,10 @@ class Desk:
     def cancel(self, order: LiveOrder) -> int:
         """Take an order out: the lots it still had, 0 when it does not rest. Raises BookHalted."""
         return self._shard.instrument(order.plan_id).book.cancel(order.seq)
+
+    def enter(self, plan_id: UUID, phase: Phase) -> None:
+        """Bring a book that does not cross into a phase. Raises BookHalted."""
+        enter(self._shard.instrument(plan_id).book, phase)
 
     def left(self, order: LiveOrder) -> int:
         """Lots that rest under an order; reads only."""

@@ -16,11 +16,11 @@ from market.matching.errors import InstrumentClosed
 from market.matching.marks import add_marks
 from market.matching.models import CloseReason, OrderSide, OrderStatus, TimeInForceName
 from market.matching.shard import MODES, LiveOrder, Shard
-from market.matching.terms import UNLIMITED, Cut, Fill, Outcome, SelfTrade, Side, TimeInForce
+from market.matching.terms import UNLIMITED, Cut, Fill, Outcome, Phase, SelfTrade, Side, TimeInForce
 from market.matching.touched import Match, Offer, Touched
 
 SIDES = {OrderSide.BUY: Side.BUY, OrderSide.SELL: Side.SELL}
-_TIFS = {
+TIFS = {
     TimeInForceName.GTC: TimeInForce.GTC,
     TimeInForceName.GTD: TimeInForce.GTC,
     TimeInForceName.IOC: TimeInForce.IOC,
@@ -75,7 +75,7 @@ class Matcher:
             prevent_by=MODES[body.self_trade_prevention],
             auction_only=tif is TimeInForceName.AUCTION,
         )
-        step = self._desk.submit(order, tif=_TIFS[tif], minimum=body.min_lots or 0)
+        step = self._desk.submit(order, tif=TIFS[tif], minimum=body.min_lots or 0)
         if step.outcome is Outcome.WRONG_PHASE:
             raise InstrumentClosed(param="plan_id")
         taker = Touched(order, admitted, 0, 0, OrderStatus.OPEN, order.hold_id)
@@ -103,6 +103,18 @@ class Matcher:
             self._cut(taker, terms.plan.currency, step, seq)
         if step.outcome is not Outcome.RESTING:
             taker.close(*_CLOSED[step.outcome], seq=seq)
+
+    def enter(self, plan_id: UUID, phase: Phase) -> None:
+        """Bring a book that does not cross into a phase. Raises BookHalted."""
+        self._desk.enter(plan_id, phase)
+
+    def opened(self, party_id: UUID, plan_id: UUID) -> int:
+        """By how many this batch has changed the party's open orders on an instrument."""
+        return sum(
+            touched.status.is_open - (touched.admitted is None)
+            for touched in self.touched.values()
+            if touched.order.party_id == party_id and touched.order.plan_id == plan_id
+        )
 
     def _fill(self, taker: Touched, terms: Admitted | Offer, fill: Fill, seq: int) -> None:
         _, maker_seq, price, lots, left = fill
