@@ -29,6 +29,7 @@ MODELS = (
     "market.matching.control_models",
     "market.matching.inbox_models",
     "market.demand.models",
+    "market.surveillance.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):
