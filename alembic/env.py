@@ -13,6 +13,7 @@ MODELS = (
     "market.kernel.models",
     "market.parties.models",
     "listings.models",
+    "listings.reservation_models",
     "pricing.models",
     "pricing.billing_models",
     "settlement.models",
@@ -26,6 +27,7 @@ MODELS = (
     "contracts.dispute_models",
     "market.matching.models",
     "market.demand.models",
+    "market.auctions.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):
