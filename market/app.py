@@ -24,8 +24,9 @@ from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
-from market.matching import endpoints as matching_endpoints
+from market.matching import control_endpoints, endpoints as matching_endpoints
 from market.matching.engine import MatchingEngine
+from market.matching.relay import Relay
 from market.operations import events, health, sandbox
 from market.operations.docs import install_docs
 from market.parties import endpoints as party_endpoints
@@ -56,6 +57,7 @@ ROUTERS = (
     pricing_endpoints.router,
     pricing_billing_endpoints.router,
     matching_endpoints.router,
+    control_endpoints.router,
     demand_endpoints.router,
     auction_endpoints.router,
     contract_endpoints.router,
@@ -114,7 +116,9 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.kernel = kernel
             stack.push_async_callback(close_rail, kernel)
             stack.push_async_callback(close_meter, kernel)
-            app.state.matching_engine = await stack.enter_async_context(MatchingEngine(kernel))
+            engine = await stack.enter_async_context(MatchingEngine(kernel))
+            app.state.matching_engine = engine
+            await stack.enter_async_context(Relay(kernel, engine))
             if settings.worker_in_process:
                 await stack.enter_async_context(in_process(kernel, SCHEDULE))
             yield

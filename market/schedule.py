@@ -31,6 +31,7 @@ SCHEDULE = [
     ScheduledJob("expire_holds", settlement_jobs.expire_holds, every(5)),
     ScheduledJob("dispute_deadlines", dispute_jobs.apply_deadlines, every(5)),
     ScheduledJob("decide_auctions", auction_jobs.decide_auctions, every(2)),
+    ScheduledJob("withdraw_blocked", auction_jobs.withdraw_blocked, every(2)),
     ScheduledJob("release_products", auction_jobs.release_products, every(30)),
     ScheduledJob("match_standing", demand_jobs.match_standing, every(2)),
     ScheduledJob("expire_requests", demand_jobs.expire_requests, every(5)),

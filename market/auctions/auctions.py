@@ -38,6 +38,7 @@ from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.access import may_oversee
 from market.parties.directory import after_id, lock_party, require_verified
+from market.parties.trading import require_trading
 from pricing.models import Plan, PlanKind
 from pricing.plans import get_active_plan
 from settlement import audit
@@ -53,15 +54,16 @@ async def create_auction(kernel: Kernel, actor: Actor, body: AuctionInput) -> Au
     """Auction licenses of an own plan. Event ``auction.created``.
 
     Effects: an exclusive one takes the product off every other sale until it ends, and then
-    until the agreements it formed have ended. Raises RoleRequired, PartyNotVerified or
-    NotTheSeller (403), PlanNotFound or ListingNotFound (404), PlanRetired, LicensePlanRequired,
-    ListingNotLive, ListingReserved, ProductInUse or TooManyAuctions (409), ScheduleOutOfRange
-    (422).
+    until the agreements it formed have ended. Raises RoleRequired, PartyNotVerified,
+    TradingBlocked or NotTheSeller (403), PlanNotFound or ListingNotFound (404), PlanRetired,
+    LicensePlanRequired, ListingNotLive, ListingReserved, ProductInUse or TooManyAuctions (409),
+    ScheduleOutOfRange (422).
     """
     actor.require(Role.SELLER)
     async with kernel.unit_of_work() as uow:
         await lock_party(uow, actor.party_id)
         await require_verified(uow, actor.party_id)
+        await require_trading(uow, actor.party_id)
         plan = await get_active_plan(uow, body.plan_id)
         if plan.seller_id != actor.party_id:
             raise NotTheSeller(param="plan_id")

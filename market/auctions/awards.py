@@ -23,6 +23,7 @@ from market.auctions.ending import (
     resolve_holds,
     void_hold,
 )
+from market.auctions.halts import require_no_halt
 from market.auctions.models import (
     Auction,
     AuctionAward,
@@ -35,10 +36,11 @@ from market.auctions.outcome import Sealed, exclusive_prices, sampled
 from market.auctions.steps import auction_step
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
-from market.kernel.errors import MarketError
+from market.kernel.errors import Conflict, MarketError
 from market.kernel.ids import new_id
 from market.parties.directory import Standing, get_standings, related
 from market.parties.models import PartyStatus
+from market.parties.trading import blocked_of
 from pricing.models import Plan
 from pricing.observations import Observation, record
 from pricing.plans import get_plan
@@ -55,7 +57,8 @@ class _Sale(NamedTuple):
 
 
 async def decide(kernel: Kernel, auction_id: UUID) -> bool:
-    """Decide an auction whose close has passed; False when it was decided already.
+    """Decide an auction whose close has passed; False when it was decided already, or while
+    its market or instrument is halted.
 
     Effects, all or none: winners' holds captured into escrow at the price to pay, all other
     holds freed; agreements, grants, awards, price observations; events ``auction.awarded`` or
@@ -65,6 +68,8 @@ async def decide(kernel: Kernel, auction_id: UUID) -> bool:
     async with kernel.unit_of_work() as uow:
         auction = await lock_auction(uow, auction_id)
         if auction.status != AuctionStatus.OPEN or uow.now < auction.closes_at:
+            return False
+        if await _halted(uow, auction):
             return False
         listing = await _sellable(uow, auction)
         if isinstance(listing, str):
@@ -84,6 +89,14 @@ async def decide(kernel: Kernel, auction_id: UUID) -> bool:
     return True
 
 
+async def _halted(uow: UnitOfWork, auction: Auction) -> bool:
+    try:
+        await require_no_halt(uow, auction.plan_id)
+    except Conflict:
+        return uow.now < auction.closes_at + UNDECIDED_MAX
+    return False
+
+
 async def _sellable(uow: UnitOfWork, auction: Auction) -> Listing | str:
     """The listing, or why its licenses cannot be sold."""
     if uow.now >= auction.closes_at + UNDECIDED_MAX:
@@ -92,6 +105,8 @@ async def _sellable(uow: UnitOfWork, auction: Auction) -> Listing | str:
         listing = await offers.get_live_listing(uow, auction.listing_id, holder_id=auction.id)
     except MarketError as error:
         return error.detail
+    if await blocked_of(uow, [auction.seller_id]):
+        return "the seller may not trade"
     # The order book may have matched an order while the auction was being created.
     if Rule(auction.rule).exclusive and await product_in_use(uow, auction.product_id):
         return "the data was sold otherwise when the auction began"
@@ -101,13 +116,15 @@ async def _sellable(uow: UnitOfWork, auction: Auction) -> Listing | str:
 async def _unfit(uow: UnitOfWork, auction: Auction, bids: Sequence[AuctionBid]) -> dict[UUID, str]:
     """Bids that do not count, and why: standing may have changed since they were made."""
     parties = await get_standings(uow, [auction.seller_id, *(bid.bidder_id for bid in bids)])
+    blocked = await blocked_of(uow, parties)
     seller = parties[auction.seller_id]
     unfit: dict[UUID, str] = {}
     groups: set[UUID] = set()
     # Affiliates count as one bidder, by its highest bid.
     for bid in sorted(bids, key=lambda bid: (-bid.amount_minor, bid.ref)):
         party = parties[bid.bidder_id]
-        why = _why_unfit(party, seller, groups)
+        may_trade = party.status is PartyStatus.VERIFIED and party.id not in blocked
+        why = _why_unfit(party, seller, groups) if may_trade else "the bidder may not trade"
         if why is not None:
             unfit[bid.id] = why
         elif party.affiliate_group is not None:
@@ -116,8 +133,6 @@ async def _unfit(uow: UnitOfWork, auction: Auction, bids: Sequence[AuctionBid]) 
 
 
 def _why_unfit(party: Standing, seller: Standing, groups: set[UUID]) -> str | None:
-    if party.status is not PartyStatus.VERIFIED:
-        return "the bidder may not trade"
     if related(party, seller):
         return "the bidder is an affiliate of the seller"
     if party.affiliate_group in groups:

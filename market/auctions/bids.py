@@ -26,6 +26,7 @@ from market.auctions.errors import (
     SelfDeal,
     TooManyBids,
 )
+from market.auctions.halts import require_no_halt
 from market.auctions.models import BIDS_MAX, Auction, AuctionBid, AuctionStatus, BidStatus
 from market.auctions.schemas import BidInput, BidView
 from market.auctions.steps import bid_step
@@ -35,6 +36,7 @@ from market.kernel.ids import new_id, show
 from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.directory import after_id, get_party, related, require_verified
+from market.parties.trading import require_trading
 from settlement import ledger
 from settlement.accounts import AccountKind, AccountRef
 from settlement.commands import Hold
@@ -46,9 +48,9 @@ UNDECIDED_MAX = timedelta(days=30)
 async def place_bid(kernel: Kernel, actor: Actor, auction_id: UUID, body: BidInput) -> BidView:
     """Bid for one license. Effects: a hold on the bidder's balance; event ``bid.placed``.
 
-    Raises RoleRequired, PartyNotVerified or SelfDeal (403), AuctionNotFound (404),
-    AuctionNotOpen, AlreadyBid, TooManyBids or ListingNotLive (409), InsufficientFunds (402),
-    BidBelowReserve (422).
+    Raises RoleRequired, PartyNotVerified, TradingBlocked or SelfDeal (403), AuctionNotFound (404),
+    AuctionNotOpen, MarketHalted, InstrumentHalted, AlreadyBid, TooManyBids or ListingNotLive
+    (409), InsufficientFunds (402), BidBelowReserve (422).
     """
     actor.require(Role.BUYER)
     async with kernel.unit_of_work() as uow:
@@ -83,9 +85,10 @@ async def raise_bid(kernel: Kernel, actor: Actor, bid_id: UUID, body: BidInput) 
     """Raise a living bid; among equal amounts it stands where a new one would. Event
     ``bid.raised``.
 
-    Effects: the old hold is freed, the new amount held. Raises RoleRequired or
-    PartyNotVerified (403), BidNotFound (404), BidEnded, AuctionNotOpen or ListingNotLive (409),
-    InsufficientFunds (402), BidNotRaised (422).
+    Effects: the old hold is freed, the new amount held. Raises RoleRequired,
+    PartyNotVerified or TradingBlocked (403), BidNotFound (404), BidEnded, AuctionNotOpen,
+    MarketHalted, InstrumentHalted or ListingNotLive (409), InsufficientFunds (402),
+    BidNotRaised (422).
     """
     actor.require(Role.BUYER)
     async with kernel.unit_of_work() as uow:
@@ -222,6 +225,8 @@ async def _check_bidder(uow: UnitOfWork, auction: Auction, party_id: UUID) -> No
 
 async def _check_standing(uow: UnitOfWork, auction: Auction, party_id: UUID) -> None:
     buyer = await require_verified(uow, party_id)
+    await require_trading(uow, party_id, auction.seller_id)
+    await require_no_halt(uow, auction.plan_id)
     if related(buyer, await get_party(uow, auction.seller_id)):
         raise SelfDeal(param="auction_id")
     await offers.get_live_listing(uow, auction.listing_id, holder_id=auction.id)

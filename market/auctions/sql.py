@@ -20,6 +20,12 @@ SELECT EXISTS (SELECT FROM auctions.bid b JOIN parties.party p ON p.id = b.bidde
     WHERE b.auction_id = $1 AND b.status = 'living'
     AND (b.bidder_id = $2 OR p.affiliate_group = $3))
 """
+_BLOCKED = """
+SELECT b.id, b.auction_id FROM parties.trading_block k
+JOIN auctions.bid b ON b.bidder_id = k.party_id AND b.status = 'living'
+JOIN auctions.auction a ON a.id = b.auction_id AND a.closes_at > $1
+ORDER BY b.id LIMIT $2
+"""
 # Sold exclusively, and nobody may use it any more: the product is free again.
 _LAPSED = """
 SELECT r.holder_id FROM listings.reservation r
@@ -41,6 +47,14 @@ async def has_living_bid(
 ) -> bool:
     """Whether the party, or one of its affiliate group, has a living bid."""
     return bool(await connection.fetchval(_HAS_LIVING_BID, auction_id, party_id, group_id))
+
+
+async def blocked_bids(
+    connection: Connection, *, now: datetime, limit: int
+) -> list[tuple[UUID, UUID]]:
+    """``(bid, auction)`` of living bids, before the close, of parties that may not trade."""
+    rows = await connection.fetch(_BLOCKED, now, limit)
+    return [(row["id"], row["auction_id"]) for row in rows]
 
 
 async def lapsed_reservations(connection: Connection, *, limit: int) -> list[UUID]:

@@ -13,6 +13,7 @@ PREFIXES = {
     "alr": "alert",
     "auc": "auction",
     "bid": "bid",
+    "cal": "call auction",
     "cor": "correction",
     "crd": "credential",
     "crt": "certificate",
@@ -103,6 +104,7 @@ AgreementId = Annotated[UUID, *_wire("agr")]
 AlertId = Annotated[UUID, *_wire("alr")]
 AuctionId = Annotated[UUID, *_wire("auc")]
 BidId = Annotated[UUID, *_wire("bid")]
+CallAuctionId = Annotated[UUID, *_wire("cal")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
 CertificateId = Annotated[UUID, *_wire("crt")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -16,14 +17,24 @@ from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
 from market.kernel.idempotency import KeyReused
 from market.kernel.logging import get_logger
-from market.matching import record, sql
-from market.matching.admission import Facts, admit, gather
-from market.matching.commands import Cancel, Command, Place, Reply
-from market.matching.errors import BookHalted, OrderClosed, OrderNotFound, OrderUnfunded
-from market.matching.matcher import Matcher, Touched
+from market.matching import control_answers, control_desk, record, sql
+from market.matching.admission import Admitted, Facts, admit, gather, give_back
+from market.matching.commands import Cancel, Command, Control, Place, Reply
+from market.matching.control_desk import ControlDesk
+from market.matching.controls import Controls
+from market.matching.errors import (
+    BookHalted,
+    EngineStalled,
+    OrderClosed,
+    OrderNotFound,
+    OrderUnfunded,
+)
+from market.matching.gate import Gate
+from market.matching.matcher import Matcher
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
 from market.matching.shard import LiveOrder, Shard
+from market.matching.touched import Touched
 from market.matching.views import new_order_json, read_views
 from market.parties.directory import get_standings, related
 from market.parties.models import PartyStatus
@@ -78,8 +89,10 @@ class Batch:
         fence: Fence,
         commands: Sequence[Command],
         verdicts: Verdicts,
+        good_until: Mapping[int, datetime] | None = None,
     ) -> None:
         self._kernel = kernel
+        self._good_until = good_until
         self._shard = shard
         self._fence = fence
         self._commands = commands
@@ -88,6 +101,9 @@ class Batch:
         self._placed: dict[int, Touched] = {}
         self._cancelled: dict[int, UUID] = {}
         self._not_open: dict[int, Cancel] = {}
+        self._references: dict[UUID, int] = {}
+        self._desk: ControlDesk | None = None
+        self._decided: dict[int, Control] = {}
         self._duplicates: dict[int, int] = {}
         self._books: list[sql.BookRow] = []
         self.replies: dict[int, Reply] = {}
@@ -107,25 +123,34 @@ class Batch:
         await self._shard.load(connection, [])
         expired = self._shard.due(uow.now, EXPIRIES_MAX)
         self.deferred = len(expired) == EXPIRIES_MAX
-        fresh = [] if self.deferred else await self._fresh(connection)
+        fresh = [] if self.deferred else self._in_time(await self._fresh(connection), uow)
         places = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Place)]
         facts = await gather(uow, places)
         self.plan_ids.update(dict.fromkeys(facts.plans))
         await self._shard.load(connection, facts.plans)
+        controls = await self._open_desk(uow, connection, fresh)
+        limit = self._kernel.settings.open_orders_max
+        gate = Gate(self._shard, self._matcher, controls, open_orders_max=limit)
+        self._references = gate.references
         self._seq = last_seq - self._step_count
         self._carried_out = fresh
         self._end(expired)
+        self._decide(fresh)
         for index in fresh:
-            self._step(index, self._commands[index], facts, uow)
+            self._step(index, self._commands[index], facts, gate, uow)
         if self._matcher.touched:
             await self._check_makers(uow, facts)
             await self._write(uow, connection, await self._post(uow))
+        if self._desk is not None:
+            await self._desk.write()
         await self._answer(uow, connection)
 
     def apply(self) -> None:
         """Take over what was committed into the shard's memory."""
         for touched in self._matcher.touched.values():
             order = touched.order
+            if touched.revision is not None:
+                self._shard.revise(order, touched.revision)
             order.filled, order.amount = touched.filled, touched.amount
             order.hold_id = touched.hold_id
             if touched.admitted is None:
@@ -136,6 +161,9 @@ class Batch:
         for book in self._books:
             instrument = self._shard.instrument(book.plan_id)
             instrument.sequence, instrument.checksum = book.sequence, book.checksum
+        if self._desk is not None:
+            self._shard.controls = self._desk.controls
+        self._shard.controls.references.update(self._references)
 
     @property
     def _step_count(self) -> int:
@@ -174,6 +202,18 @@ class Batch:
                 first[name] = index
         return list(first.values())
 
+    def _in_time(self, fresh: list[int], uow: UnitOfWork) -> list[int]:
+        """Without those whose callers have stopped waiting, told by real database time."""
+        if not self._good_until:
+            return fresh
+        began = uow.now - self._kernel.clock.offset
+        late = {index for index in fresh if self._good_until.get(index, began) < began}
+        for index in late:
+            self.replies[index] = Reply.refusal(
+                EngineStalled(retry_after_s=1), self._commands[index].request_id
+            )
+        return [index for index in fresh if index not in late]
+
     def _next_seq(self) -> int:
         self._seq += 1
         return self._seq
@@ -189,17 +229,57 @@ class Batch:
                 self.plan_ids[ended.plan_id] = None
                 self._matcher.cancel(ended, reason, seq=self._next_seq())
 
-    def _step(self, index: int, command: Command, facts: Facts, uow: UnitOfWork) -> None:
+    async def _open_desk(
+        self, uow: UnitOfWork, connection: Connection, fresh: Sequence[int]
+    ) -> Controls:
+        """Get ready for operators' decisions; most batches have none. The controls in force."""
+        decisions = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Control)]
+        if not decisions:
+            return self._shard.controls
+        facts = await control_desk.gather(uow, decisions)
+        await self._shard.load(connection, facts.plans)
+        controls = self._shard.controls.copy()
+        self._desk = ControlDesk(uow, self._shard, self._matcher, controls, facts, self.plan_ids)
+        return controls
+
+    def _decide(self, fresh: Sequence[int]) -> None:
+        """Carry out operators' decisions, before any order of the batch."""
+        if self._desk is None:
+            return
+        for index in fresh:
+            command = self._commands[index]
+            if isinstance(command, Control):
+                try:
+                    self._desk.decide(command, seq=self._next_seq())
+                    self._decided[index] = command
+                except MarketError as refusal:
+                    self.replies[index] = Reply.refusal(refusal, command.request_id)
+
+    def _step(
+        self, index: int, command: Command, facts: Facts, gate: Gate, uow: UnitOfWork
+    ) -> None:
         try:
             if isinstance(command, Place):
                 if command.order_id in self._verdicts.refused:
                     raise self._verdicts.refused[command.order_id]
-                admitted = admit(command, facts, now=uow.now)
-                self._placed[index] = self._matcher.place(admitted, seq=self._next_seq())
-            else:
+                plan = facts.plans.get(command.body.plan_id)
+                if plan is not None:
+                    gate.check(command, plan)
+                self._place(index, admit(command, facts, now=uow.now), facts, gate)
+            elif isinstance(command, Cancel):
                 self._cancel(index, command)
         except MarketError as refusal:
             self.replies[index] = Reply.refusal(refusal, command.request_id)
+
+    def _place(self, index: int, admitted: Admitted, facts: Facts, gate: Gate) -> None:
+        try:
+            placed = self._matcher.place(admitted, seq=self._next_seq())
+        except MarketError:
+            give_back(admitted, facts)
+            raise
+        self._placed[index] = placed
+        if placed.matches:
+            gate.traded(placed)
 
     def _cancel(self, index: int, command: Cancel) -> None:
         order = self._shard.order(command.order_id)
@@ -240,7 +320,8 @@ class Batch:
         planned = postings(touched, now=uow.now)
         sources = await record.read_sources(uow, self._kernel, self._matcher.matches)
         making = asyncio.create_task(
-            record.prepare(self._kernel, touched, sources, now=uow.now), name="batch-records"
+            record.prepare(self._kernel, touched, self._matcher.matches, sources, now=uow.now),
+            name="batch-records",
         )
         try:
             sound = True
@@ -259,13 +340,19 @@ class Batch:
     def _judge(self, touched: Touched, command: object, refused: Refused) -> bool:
         """What a refusal means for the order; True when the batch may go on."""
         order = touched.order
-        if isinstance(command, Hold):
+        if isinstance(command, Hold) and touched.admitted is not None:
             # The balance shrank between the first opinion and the lock.
             short = refused.code == OrderUnfunded.code
             error = OrderUnfunded(refused.detail) if short else error_of(refused)
             self._verdicts.refused[order.id] = error
             return False
-        if isinstance(command, Capture) and touched.admitted is None:
+        amended_by = None if touched.revision is None else touched.revision.amended_by
+        if isinstance(command, Hold) and amended_by is not None:
+            self._verdicts.refused[amended_by] = OrderUnfunded(refused.detail)
+            return False
+        if amended_by in self._verdicts.refused:
+            return False
+        if isinstance(command, Hold | Capture) and touched.admitted is None:
             _log.error("order_hold_lost", order_id=str(order.id), code=refused.code)
             self._verdicts.ended[order.id] = CloseReason.HOLD_LOST
             return False
@@ -294,6 +381,8 @@ class Batch:
     async def _answer(self, uow: UnitOfWork, connection: Connection) -> None:
         for index, touched in self._placed.items():
             self.replies[index] = Reply.of(new_order_json(touched, uow.now), status=201)
+        decided = await control_answers.read(uow, self._kernel.settings, self._decided)
+        self.replies.update(decided)
         views = await read_views(
             connection,
             [*self._cancelled.values(), *(c.order_id for c in self._not_open.values())],
@@ -326,7 +415,7 @@ class Batch:
             index
             for index in self._carried_out
             if self.replies[index].remembered
-            and (isinstance(self._commands[index], Place) or index in self._cancelled)
+            and (not isinstance(self._commands[index], Cancel) or index in self._cancelled)
         ]
 
     def _entry(self, index: int) -> idempotency.Entry:

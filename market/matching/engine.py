@@ -13,11 +13,14 @@ import contextvars
 import gc
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Self
+from uuid import UUID
 
 import asyncpg
 
@@ -29,9 +32,10 @@ from market.kernel.ids import new_id
 from market.kernel.logging import get_logger
 from market.matching import sql
 from market.matching.batch import FROZEN_WRITER_S, Batch, Fence, Reconsider, StaleLease, Verdicts
-from market.matching.commands import Command, Reply
+from market.matching.commands import Command, Control, Reply
 from market.matching.deadlines import Deadlines
 from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
+from market.matching.messages import MessageMeter
 from market.matching.models import SHARD
 from market.matching.shard import Shard
 
@@ -59,6 +63,7 @@ _log = get_logger(__name__)
 class _Waiting:
     command: Command
     answer: asyncio.Future[Reply]
+    good_until: datetime | None = None
 
 
 class MatchingEngine:
@@ -81,6 +86,10 @@ class MatchingEngine:
         self._term: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._messages = MessageMeter(time.monotonic)
+        self._messages_per_s = kernel.settings.order_messages_per_s
+        # Carries commands to the owner while that is another process (market.matching.relay).
+        self.relay: Callable[[Command], Awaitable[Reply]] | None = None
         self._deadlines = Deadlines(ANSWER_TIMEOUT_S, lambda: EngineStalled(retry_after_s=2))
 
     @property
@@ -120,22 +129,47 @@ class MatchingEngine:
         await self._release()
 
     async def submit(self, command: Command) -> Reply:
-        """Carry out one command durably and answer it. Not inside a unit of work.
+        """Carry out one command durably and answer it, here or at the owner. Not in a unit of work.
 
-        Raises EngineStandby when another process is the writer, EngineBusy when the queue is
-        full, EngineStalled when there was no answer in time, DatabaseUnavailable (all 503), and
-        EngineFailed (500) for a command that cannot be carried out because of a defect.
+        Raises EngineStandby when another process is the writer and there is no way to it,
+        EngineBusy when the queue is full, EngineStalled when there was no answer in time,
+        DatabaseUnavailable (all 503), TooManyMessages (429), and EngineFailed (500) for a command
+        that cannot be carried out because of a defect.
         """
         assert_no_unit_of_work()
+        try:
+            return await self.accept(command)
+        except EngineStandby:
+            # Nothing was written, or its key finds it.
+            if self.relay is None:
+                raise
+        return await self.relay(command)
+
+    def accept(
+        self, command: Command, *, good_until: datetime | None = None
+    ) -> asyncio.Future[Reply]:
+        """Queue a command, to be carried out by this engine and not after ``good_until``.
+
+        ``good_until`` is real database time; a later batch answers EngineStalled instead. Raises
+        EngineStandby, EngineBusy and TooManyMessages.
+        """
         if not self.is_owner or self._closing:
             raise self._standby()
         if len(self._queue) >= self._queue_max:
             raise EngineBusy("Too many orders are waiting.")
-        waiting = _Waiting(command, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+        if not isinstance(command, Control):
+            self._count_message(command.party_id)
+        answer = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(command, answer, good_until))
         self._wake.set()
-        self._deadlines.watch(waiting.answer)
-        return await waiting.answer
+        self._deadlines.watch(answer)
+        return answer
+
+    def _count_message(self, party_id: UUID) -> None:
+        quotas = self._shard.controls.quotas
+        quota = quotas.get(party_id) if quotas else None
+        per_s = None if quota is None else quota.messages_per_s
+        self._messages.count(party_id, per_s or self._messages_per_s)
 
     async def _run(self) -> None:
         while not self._closing or self._queue:
@@ -179,7 +213,7 @@ class MatchingEngine:
             self._refuse(batch, self._standby())
             return
         try:
-            replies = await self._commit_patiently([waiting.command for waiting in batch])
+            replies = await self._commit_patiently(batch)
         except StaleLease:
             _log.warning("engine_lease_lost", term=self._term)
             self._term = None
@@ -201,18 +235,24 @@ class MatchingEngine:
                 if not waiting.answer.done():
                     waiting.answer.set_result(reply)
 
-    async def _commit_patiently(self, commands: Sequence[Command]) -> list[Reply]:
+    async def _commit_patiently(self, waiting: Sequence[_Waiting]) -> list[Reply]:
         """Commit, again after what may pass, and again without orders that must not trade.
 
         A connection lost at COMMIT leaves the outcome unknown. The next attempt waits for the
         lease row until the old transaction has ended, then answers by key whatever it did.
         """
         assert self._term is not None
+        commands = [item.command for item in waiting]
+        good_until = {
+            index: item.good_until
+            for index, item in enumerate(waiting)
+            if item.good_until is not None
+        }
         fence = Fence(self._holder, self._term, self._ttl_s)
         verdicts = Verdicts()
         failures = reconsiderations = 0
         while True:
-            batch = Batch(self._kernel, self._shard, fence, commands, verdicts)
+            batch = Batch(self._kernel, self._shard, fence, commands, verdicts, good_until)
             try:
                 with collection_paused():
                     async with self._kernel.unit_of_work() as uow:

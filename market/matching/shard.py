@@ -10,16 +10,18 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from market.kernel.logging import get_logger
-from market.matching import sql
+from market.matching import control_sql, sql
 from market.matching.book import Book
+from market.matching.controls import Controls
 from market.matching.errors import BookHalted
 from market.matching.expiry import Expiries
-from market.matching.models import OrderSide
-from market.matching.terms import UNLIMITED, Side
+from market.matching.models import OrderSide, SelfTradeMode
+from market.matching.phases import enter
+from market.matching.terms import UNLIMITED, SelfTrade, Side
 
 if TYPE_CHECKING:
     from market.matching.sql import Connection, Record
@@ -32,7 +34,10 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class LiveOrder:
-    """An open order, as much of it as matching needs. ``lots`` None never runs out."""
+    """An open order, as much of it as matching needs. ``lots`` None never runs out.
+
+    ``rank`` is its time priority: ``seq``, until an amendment loses it.
+    """
 
     seq: int
     id: UUID
@@ -46,11 +51,25 @@ class LiveOrder:
     amount: int
     hold_id: UUID | None
     expires_at: datetime | None
+    rank: int
+    post_only: bool = False
+    prevent_by: SelfTrade = SelfTrade.CANCEL_NEWEST
+    auction_only: bool = False
 
     @property
     def left(self) -> int:
         """Lots for the book."""
         return UNLIMITED if self.lots is None else self.lots - self.filled
+
+
+class Terms(Protocol):
+    """What an amendment may change of an order."""
+
+    price: int
+    lots: int | None
+    rank: int
+    post_only: bool
+    expires_at: datetime | None
 
 
 @dataclass(slots=True)
@@ -62,6 +81,8 @@ class Instrument:
     orders: dict[int, LiveOrder] = field(default_factory=dict)
     sequence: int = 0
     checksum: int = 0
+    # Open orders by party.
+    counts: dict[UUID, int] = field(default_factory=dict)
 
 
 class Shard:
@@ -76,6 +97,9 @@ class Shard:
         self._halted: set[UUID] = set()
         # A dict for its order: reloading must not depend on hash order.
         self._dropped: dict[UUID, None] = {}
+        self.controls = Controls()
+        # A batch failed, perhaps after its COMMIT: what it decided has to be read again.
+        self._controls_stale = False
 
     @property
     def open_orders(self) -> int:
@@ -91,6 +115,21 @@ class Shard:
         wanted = frozenset(party_ids)
         return [order for order in self._by_id.values() if order.party_id in wanted]
 
+    def open_orders_of(self, party_id: UUID, plan_id: UUID) -> int:
+        """How many open orders a party has on a loaded instrument."""
+        instrument = self._instruments.get(plan_id)
+        return 0 if instrument is None else instrument.counts.get(party_id, 0)
+
+    def parties(self) -> list[UUID]:
+        """Who has open orders, in order of their ids."""
+        return sorted({party for each in self._instruments.values() for party in each.counts})
+
+    def govern(self, controls: Controls) -> None:
+        """Bring every loaded book into its phase under ``controls``. O(instruments)."""
+        for plan_id, instrument in self._instruments.items():
+            if plan_id not in self._halted:
+                enter(instrument.book, controls.phase(plan_id))
+
     def instrument(self, plan_id: UUID) -> Instrument:
         """A loaded instrument. Raises BookHalted, KeyError when :meth:`load` was not called."""
         if plan_id in self._halted:
@@ -101,26 +140,52 @@ class Shard:
         """The conflict group's number: affiliates share one, so they cannot trade together."""
         return self._owners.setdefault(group, len(self._owners))
 
+    def party(self, party_id: UUID) -> int:
+        """The party's number in the books; that of its group when it has no affiliates."""
+        return self._owners.setdefault(party_id, len(self._owners))
+
     def due(self, now: datetime, limit: int) -> list[LiveOrder]:
         """Open orders whose ``expires_at`` has come, earliest first, at most ``limit``."""
-        due = self._expiries.due(now, limit, self._by_id.__contains__)
-        return [self._by_id[order_id] for order_id in due]
+
+        def is_due(order_id: UUID) -> bool:
+            order = self._by_id.get(order_id)
+            # An amendment may have put the date off; it has a note of its own then.
+            return order is not None and order.expires_at is not None and order.expires_at <= now
+
+        due = self._expiries.due(now, limit, is_due)
+        return [self._by_id[order_id] for order_id in dict.fromkeys(due)]
 
     def add(self, order: LiveOrder) -> None:
         """A new open order, after its COMMIT (the book has it already)."""
-        self._instruments[order.plan_id].orders[order.seq] = order
+        instrument = self._instruments[order.plan_id]
+        instrument.orders[order.seq] = order
+        instrument.counts[order.party_id] = instrument.counts.get(order.party_id, 0) + 1
         self._by_id[order.id] = order
         if order.expires_at is not None:
             self._expiries.add(order.expires_at, order.seq, order.id)
 
+    def revise(self, order: LiveOrder, terms: Terms) -> None:
+        """New terms of an order, after their COMMIT (the book has them already)."""
+        order.price, order.lots, order.rank = terms.price, terms.lots, terms.rank
+        order.post_only = terms.post_only
+        if terms.expires_at != order.expires_at:
+            order.expires_at = terms.expires_at
+            if terms.expires_at is not None and order.id in self._by_id:
+                self._expiries.add(terms.expires_at, order.seq, order.id)
+
     def remove(self, order: LiveOrder) -> None:
         """A closed order, after its COMMIT."""
-        del self._instruments[order.plan_id].orders[order.seq]
+        instrument = self._instruments[order.plan_id]
+        del instrument.orders[order.seq]
+        count = instrument.counts.pop(order.party_id)
+        if count > 1:
+            instrument.counts[order.party_id] = count - 1
         del self._by_id[order.id]
         self._expiries.sweep(len(self._by_id), self._by_id.__contains__)
 
     def drop(self, plan_ids: Iterable[UUID]) -> None:
-        """Forget instruments whose books a failed batch has touched."""
+        """Forget instruments whose books a failed batch has touched, and what it decided."""
+        self._controls_stale = True
         for plan_id in plan_ids:
             instrument = self._instruments.pop(plan_id, None)
             if instrument is not None:
@@ -138,9 +203,15 @@ class Shard:
         self._names.clear()
         self._halted.clear()
         self._dropped.clear()
+        self.controls = Controls()
+        self._controls_stale = False
 
     async def load(self, connection: Connection, plan_ids: Iterable[UUID]) -> None:
-        """Read ``plan_ids`` and all dropped instruments unless in memory; prove each checksum."""
+        """Read ``plan_ids`` and all that was dropped unless in memory; prove each checksum."""
+        if self._controls_stale:
+            self.controls = await control_sql.load(connection)
+            self.govern(self.controls)
+            self._controls_stale = False
         wanted = dict.fromkeys((*self._dropped, *plan_ids))
         missing = [plan_id for plan_id in wanted if plan_id not in self._instruments]
         if not missing:
@@ -161,6 +232,7 @@ class Shard:
         its progress in the log.
         """
         self.clear()
+        self.controls = await control_sql.load(connection)
         states = await sql.read_books(connection)
         total = sum(state.orders for state in states.values())
         loaded = told = 0
@@ -194,6 +266,10 @@ class Shard:
             amount,
             hold_id,
             expires_at,
+            rank,
+            post_only,
+            self_trade_mode,
+            auction_only,
         ) in rows:
             if instrument is None or instrument.plan_id != plan_id:
                 instrument = self._instruments.get(plan_id)
@@ -214,10 +290,16 @@ class Shard:
                 int(amount or 0),
                 hold_id,
                 expires_at,
+                rank or seq,
+                post_only,
+                MODES[self_trade_mode] if self_trade_mode else _NEWEST,
+                auction_only,
             )
             left = UNLIMITED if lots is None else lots - filled
-            instrument.book.restore(seq, self.owner(order.group), side, price, left)
+            owner, party = self.owner(order.group), self.party(party_id)
+            instrument.book.restore(seq, owner, side, price, left, order.rank, party, auction_only)
             instrument.orders[seq] = by_id[order_id] = order
+            instrument.counts[order.party_id] = instrument.counts.get(order.party_id, 0) + 1
             if expires_at is not None:
                 note_expiry(expires_at, seq, order_id)
 
@@ -239,6 +321,15 @@ class Shard:
             self._halted.add(plan_id)
             for order in instrument.orders.values():
                 self._by_id.pop(order.id, None)
+        else:
+            enter(instrument.book, self.controls.phase(plan_id))
 
 
+MODES: dict[str, SelfTrade] = {
+    SelfTradeMode.CANCEL_NEWEST: SelfTrade.CANCEL_NEWEST,
+    SelfTradeMode.CANCEL_OLDEST: SelfTrade.CANCEL_OLDEST,
+    SelfTradeMode.CANCEL_BOTH: SelfTrade.CANCEL_BOTH,
+    SelfTradeMode.DECREMENT: SelfTrade.DECREMENT,
+}
+_NEWEST = SelfTrade.CANCEL_NEWEST
 _SIDES = {OrderSide.BUY.value: Side.BUY, OrderSide.SELL.value: Side.SELL}

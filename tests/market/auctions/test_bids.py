@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 
-from market.auctions.jobs import decide_auctions
+from market.auctions.jobs import decide_auctions, withdraw_blocked
 from market.auctions.models import AUCTION_TRANSITIONS, AuctionStatus
 from market.kernel.context import Kernel
 from market.kernel.ids import parse, show
@@ -213,6 +213,75 @@ async def test_an_operator_may_cancel_with_a_reason(kernel: Kernel, scene: Scene
     assert action["reason"] == body["reason"]
     # The product is free for another auction.
     await scene.auction()
+
+
+async def test_a_killed_partys_bids_are_withdrawn(kernel: Kernel, scene: Scene) -> None:
+    auction = await scene.auction()
+    killed, high = await scene.bid(auction, 900)
+    stays, low = await scene.bid(auction, 300)
+    operator = await make_party(kernel, Role.OPERATOR)
+    await control(scene, operator, f"/v1/parties/{killed.id}/block-trading")
+    assert await withdraw_blocked(kernel) == 1
+    assert await withdraw_blocked(kernel) == 0
+    assert (await scene.mine(killed, high))["status"] == "withdrawn"
+    assert await money(kernel, killed.party_id) == (10_000, 0)
+    body = {"amount_minor": 950}
+    refusal = await refused(scene.client, killed, bids_of(auction), body)
+    assert refusal == (403, "trading_blocked")
+    # Killed so late that no sweep came before the close: not counted.
+    late, last = await scene.bid(auction, 800)
+    await control(scene, operator, f"/v1/parties/{late.id}/block-trading")
+    await scene.close()
+    assert (await scene.mine(late, last))["status"] == "void"
+    assert (await scene.mine(stays, low))["price_minor"] == 1
+    assert await money(kernel, late.party_id) == (10_000, 0)
+
+
+async def test_a_killed_seller_sells_nothing(kernel: Kernel, scene: Scene) -> None:
+    auction = await scene.auction()
+    who, bid = await scene.bid(auction, 900)
+    operator = await make_party(kernel, Role.OPERATOR)
+    await control(scene, operator, f"/v1/parties/{scene.seller.id}/block-trading")
+    other = await scene.buyer()
+    blocked = (403, "trading_blocked")
+    assert await refused(scene.client, other, bids_of(auction), {"amount_minor": 9}) == blocked
+    body = await scene.body()
+    assert await refused(scene.client, scene.seller, "/v1/auctions", body) == blocked
+    await scene.close()
+    assert (await scene.show(auction))["reason"] == "the seller may not trade"
+    assert (await scene.mine(who, bid))["status"] == "void"
+
+
+async def test_a_halt_stops_bids_and_decisions_until_it_is_lifted(
+    kernel: Kernel, scene: Scene
+) -> None:
+    auction = await scene.auction()
+    who, bid = await scene.bid(auction, 900)
+    leaver, away = await scene.bid(auction, 950)
+    other = await scene.buyer()
+    operator = await make_party(kernel, Role.OPERATOR)
+    plan = f"/v1/instruments/{show('pln', scene.plan.id)}"
+    for halted, target in (("market_halted", "/v1/market"), ("instrument_halted", plan)):
+        await control(scene, operator, f"{target}/halt")
+        body = {"amount_minor": 9_000}
+        refusal = await refused(scene.client, other, bids_of(auction), body)
+        assert refusal == (409, halted)
+        refusal = await refused(scene.client, who, f"/v1/bids/{bid['id']}/raise", body)
+        assert refusal == (409, halted)
+        if halted == "market_halted":
+            await control(scene, operator, f"{target}/resume")
+    await posted(scene.client, leaver, f"/v1/bids/{away['id']}/withdraw", None)
+    assert await scene.close() == 0
+    assert (await scene.show(auction))["status"] == "open"
+    assert await money(kernel, who.party_id) == (10_000, 900)
+    await control(scene, operator.with_fresh_token(kernel), f"{plan}/resume")
+    assert await decide_auctions(kernel) == 1
+    assert (await scene.mine(who, bid))["status"] == "won"
+
+
+async def control(scene: Scene, operator: Member, path: str) -> None:
+    """An operator's decision about the market, with a reason."""
+    await posted(scene.client, operator, path, {"reason": "under inquiry"})
 
 
 async def test_a_bid_that_races_the_close_is_decided_or_refused(
