@@ -32,7 +32,8 @@ class Levels:
     def __init__(self, resting: Iterable[tuple[int, int, int]] = ()) -> None:
         # By twice the price, plus one for asks: [lots, orders, unlimited orders].
         self._levels: dict[int, list[int]] = {}
-        self._changed: dict[int, None] = {}
+        # What touched levels were at the last call of ``changes``.
+        self._changed: dict[int, tuple[int, ...]] = {}
         for side, price, lots in resting:
             self.add(side, price, lots)
         self._changed.clear()
@@ -40,10 +41,11 @@ class Levels:
     def add(self, side: int, price: int, lots: int) -> None:
         """An order with ``lots`` left rests at a price."""
         key = price << 1 | side
-        self._changed[key] = None
         level = self._levels.get(key)
         if level is None:
             level = self._levels[key] = [0, 0, 0]
+        if key not in self._changed:
+            self._changed[key] = tuple(level)
         level[1] += 1
         if lots == UNLIMITED:
             level[2] += 1
@@ -53,8 +55,9 @@ class Levels:
     def remove(self, side: int, price: int, lots: int) -> None:
         """An order that had ``lots`` left rests there no more. Raises KeyError if none did."""
         key = price << 1 | side
-        self._changed[key] = None
         level = self._levels[key]
+        if key not in self._changed:
+            self._changed[key] = tuple(level)
         level[1] -= 1
         if lots == UNLIMITED:
             level[2] -= 1
@@ -62,12 +65,13 @@ class Levels:
             level[0] -= lots
 
     def changes(self) -> list[LevelChange]:
-        """The levels touched since the last call, in the order of their first touch."""
+        """The levels that are not what they were at the last call, in the order of their touch."""
         found = []
-        for key in self._changed:
-            lots, orders, unlimited = self._levels[key]
-            found.append(LevelChange(key & 1, key >> 1, lots, orders, unlimited))
-            if not orders:
+        for key, before in self._changed.items():
+            level = self._levels[key]
+            if tuple(level) != before:
+                found.append(LevelChange(key & 1, key >> 1, *level))
+            if not level[1]:
                 del self._levels[key]
         self._changed.clear()
         return found
