@@ -97,7 +97,8 @@ class Gate:
             side=side,
             price=body.limit_minor,
             lots=UNLIMITED if body.lots is None else body.lots,
-            tif=TimeInForce[body.effective_tif.name],
+            # The book knows good till date by its expiry only.
+            tif=TimeInForce.__members__.get(body.effective_tif.name, TimeInForce.GTC),
             post_only=body.post_only,
             market=body.type is OrderType.MARKET,
         )
