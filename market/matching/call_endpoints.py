@@ -52,9 +52,7 @@ async def list_call_auctions(
     operation_id="show_call_auction",
     responses=problems(404, 422),
 )
-async def show_call_auction(
-    kernel: KernelDep, call_auction_id: CallAuctionId
-) -> CallAuctionView:
+async def show_call_auction(kernel: KernelDep, call_auction_id: CallAuctionId) -> CallAuctionView:
     """One call auction: indicative price and volume, or what it traded (public)."""
     return await call_auctions.show_call(kernel, call_auction_id)
 

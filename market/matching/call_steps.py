@@ -26,7 +26,6 @@ from market.matching.errors import BookHalted
 from market.matching.models import CloseReason
 from market.matching.rules import Rules
 from market.matching.terms import UNLIMITED
-from market.matching.touched import Offer
 from pricing.models import Plan
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class CallSteps:
                 self._close(call)
 
     def _may_step(self, call: Call) -> bool:
-        """Not with a book that did not rebuild; one that only now became due is the next batch's."""
+        """Not with a book that did not rebuild; what only now became due is the next batch's."""
         facts = self._desk.facts
         if call.plan_id not in (facts.offers if call.collecting else facts.plans):
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -58,9 +58,7 @@ class DeskFacts:
     calls: dict[UUID, UUID]
 
 
-async def gather(
-    uow: UnitOfWork, decisions: Sequence[Control], due: Sequence[Call]
-) -> DeskFacts:
+async def gather(uow: UnitOfWork, decisions: Sequence[Control], due: Sequence[Call]) -> DeskFacts:
     """Read it, in a fixed number of queries."""
     connection = await uow.raw()
     parties = [c.subject_id for c in decisions if c.action in OF_A_PARTY]
@@ -213,10 +211,12 @@ class ControlDesk:
         call = self.controls.calls.get(plan.id)
         if seconds is not None:
             self.calls.reopen(command, plan, seconds=seconds)
-        elif call is None or not call.collecting:
-            if self.shard.instrument(plan.id).book.indicative(None) is not None:
-                raise BookCrossed(param="auction_s")
+        elif not (call and call.collecting) and self._crosses(plan.id):
+            raise BookCrossed(param="auction_s")
         self._lift(command, plan.id)
+
+    def _crosses(self, plan_id: UUID) -> bool:
+        return self.shard.instrument(plan_id).book.indicative(None) is not None
 
     def _lift(self, command: Control, subject_id: UUID) -> None:
         if subject_id not in self.controls.halts:
@@ -285,9 +285,7 @@ class ControlDesk:
         if command is not None:
             actor = Actor(command.party_id, command.credential_id, frozenset(), "")
             facts = {"seq": seq, **data}
-            audit.record(
-                self.uow, actor, f"market.{action}", subject_id, reason=reason, data=facts
-            )
+            audit.record(self.uow, actor, f"market.{action}", subject_id, reason=reason, data=facts)
         return seq
 
     def tell(self, subject_id: UUID, kind: str, reason: str, **more: object) -> None:

@@ -89,8 +89,8 @@ async def load(connection: Connection) -> Controls:
     watched = sorted({*controls.rules, *controls.calls})
     trades = await last_trades(connection, watched)
     for plan_id, posted in await connection.fetch(_POSTED, watched):
-        found = reference_of(anchors.get(plan_id), trades.get(plan_id))
-        controls.references[plan_id] = found or posted
+        known = reference_of(anchors.get(plan_id), trades.get(plan_id))
+        controls.references[plan_id] = known or posted
     return controls
 
 

@@ -287,7 +287,7 @@ class MatchingEngine:
                     return [batch.replies[index] for index in range(len(commands))]
 
     def _count_closings(self, batch: Batch) -> None:
-        """An auction that cannot be carried out must not keep all orders waiting: soon it is void."""
+        """An auction that cannot be carried out must not keep orders waiting: soon it is void."""
         for call_id in batch.closing:
             self._closings_failed[call_id] = self._closings_failed.get(call_id, 0) + 1
 

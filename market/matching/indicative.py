@@ -54,5 +54,7 @@ def _found(shard: Shard, controls: Controls, plan_id: UUID) -> Clearing | None:
 
 def _told(shard: Shard, matcher: Matcher, plan_id: UUID) -> list[UUID]:
     """At most so many of those with orders, those of this batch among them."""
-    new = {each.order.party_id for each in matcher.touched.values() if each.order.plan_id == plan_id}
+    new = {
+        each.order.party_id for each in matcher.touched.values() if each.order.plan_id == plan_id
+    }
     return sorted({*shard.parties(plan_id), *new})[:TOLD_MAX]
