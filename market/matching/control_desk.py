@@ -207,7 +207,7 @@ class ControlDesk:
         plan = self.plan(command.subject_id)
         if plan.id not in self.controls.halts:
             raise NotHalted
-        seconds = command.terms["auction_s"]
+        seconds = command.terms.get("auction_s")
         call = self.controls.calls.get(plan.id)
         if seconds is not None:
             self.calls.reopen(command, plan, seconds=seconds)
