@@ -14,6 +14,7 @@ MODELS = (
     "market.parties.models",
     "market.parties.trading",
     "listings.models",
+    "listings.reservation_models",
     "pricing.models",
     "pricing.billing_models",
     "settlement.models",
@@ -30,6 +31,8 @@ MODELS = (
     "market.matching.call_models",
     "market.matching.inbox_models",
     "market.demand.models",
+    "market.surveillance.models",
+    "market.auctions.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):

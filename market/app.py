@@ -16,6 +16,7 @@ from contracts import (
 )
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
+from market.auctions import endpoints as auction_endpoints
 from market.console import endpoints as console_endpoints
 from market.demand import endpoints as demand_endpoints
 from market.kernel.context import open_kernel
@@ -30,6 +31,7 @@ from market.operations import events, health, sandbox
 from market.operations.docs import install_docs
 from market.parties import endpoints as party_endpoints
 from market.schedule import SCHEDULE
+from market.surveillance import endpoints as surveillance_endpoints
 from market.worker import in_process
 from pricing import billing_endpoints as pricing_billing_endpoints, endpoints as pricing_endpoints
 from settlement import (
@@ -59,6 +61,7 @@ ROUTERS = (
     control_endpoints.router,
     call_endpoints.router,
     demand_endpoints.router,
+    auction_endpoints.router,
     contract_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,
@@ -68,6 +71,7 @@ ROUTERS = (
     money_endpoints.router,
     billing_endpoints.router,
     console_endpoints.router,
+    surveillance_endpoints.router,
     events.router,
     sandbox.router,
     health.router,

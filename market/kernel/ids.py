@@ -11,6 +11,8 @@ PREFIXES = {
     "acc": "account",
     "agr": "agreement",
     "alr": "alert",
+    "auc": "auction",
+    "bid": "bid",
     "cal": "call auction",
     "cor": "correction",
     "crd": "credential",
@@ -34,6 +36,7 @@ PREFIXES = {
     "rcp": "receipt",
     "req": "request",
     "rul": "ruling",
+    "sva": "surveillance alert",
     "tok": "token",
     "top": "top-up",
     "trd": "trade",
@@ -100,6 +103,8 @@ def _wire(prefix: str) -> Any:
 AccountId = Annotated[UUID, *_wire("acc")]
 AgreementId = Annotated[UUID, *_wire("agr")]
 AlertId = Annotated[UUID, *_wire("alr")]
+AuctionId = Annotated[UUID, *_wire("auc")]
+BidId = Annotated[UUID, *_wire("bid")]
 CallAuctionId = Annotated[UUID, *_wire("cal")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
@@ -123,6 +128,7 @@ QuoteId = Annotated[UUID, *_wire("quo")]
 ReceiptId = Annotated[UUID, *_wire("rcp")]
 RequestId = Annotated[UUID, *_wire("req")]
 RulingId = Annotated[UUID, *_wire("rul")]
+SurveillanceAlertId = Annotated[UUID, *_wire("sva")]
 TokenId = Annotated[UUID, *_wire("tok")]
 TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]

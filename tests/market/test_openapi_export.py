@@ -49,6 +49,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
 def test_each_service_file_holds_its_operations_and_what_they_reach(app: FastAPI) -> None:
     files = {name: json.loads(text) for name, text in openapi_export.documents(app).items()}
     assert sorted(files) == [
+        "auctions.json",
         "contracts.json",
         "demand.json",
         "listings.json",
