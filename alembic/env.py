@@ -28,6 +28,7 @@ MODELS = (
     "contracts.dispute_models",
     "market.matching.models",
     "market.matching.control_models",
+    "market.matching.call_models",
     "market.matching.inbox_models",
     "market.matching.journal_models",
     "market.demand.models",

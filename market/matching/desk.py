@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
+from market.matching.book import Uncrossing
 from market.matching.journal import Journal
 from market.matching.phases import enter
 from market.matching.shard import LiveOrder, Shard
@@ -77,6 +78,12 @@ class Desk:
     def enter(self, plan_id: UUID, phase: Phase) -> None:
         """Bring a book that does not cross into a phase. Raises BookHalted."""
         enter(self._shard.instrument(plan_id).book, phase)
+
+    def uncross(self, plan_id: UUID, reference: int) -> Uncrossing:
+        """Trade a call auction at its one price and end it. Raises BookHalted."""
+        book = self._shard.instrument(plan_id).book
+        self.journal.uncross(plan_id, book.phase, reference)
+        return book.uncross(reference)
 
     def left(self, order: LiveOrder) -> int:
         """Lots that rest under an order; reads only."""

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from market.kernel.context import Kernel, open_kernel
+from market.kernel.security import Role
 from market.kernel.settings import Settings
 from market.matching.book_proof import BookReport, BookUnknown, heads, prove_book
 from market.matching.commands import Cancel, Place
@@ -24,7 +25,9 @@ from tests.market.matching.factories import (
     scalar,
     together,
 )
-from tests.market.parties.factories import Member
+from tests.market.matching.test_call_restarts import SPAN, collect, reached
+from tests.market.parties.factories import Member, make_party
+from tests.settlement.factories import move_clock
 
 MODES = ("cancel_newest", "cancel_oldest", "cancel_both", "decrement")
 
@@ -125,6 +128,27 @@ async def test_a_book_is_rebuilt_as_it_was_across_restarts(kernel: Kernel) -> No
     assert again.trades_digest == report.trades_digest != half.trades_digest
     with pytest.raises(BookUnknown):
         await prove(kernel, scene, at=report.sequence + 1)
+
+
+async def test_a_call_auction_and_amendments_are_replayed(kernel: Kernel) -> None:
+    scene = await open_scene(kernel)
+    operator = await make_party(kernel, Role.OPERATOR)
+    buyers = [await scene.buyer(1_000_000) for _ in range(2)]
+    async with MatchingEngine(kernel) as engine:
+        order_of(await engine.submit(scene.command(buyers[0], "buy", 1, 800)))
+        await collect(engine, kernel, operator, scene)
+        for index, price in enumerate((900, 950, 990)):
+            order_of(await engine.submit(scene.command(buyers[index % 2], "buy", 4, price)))
+        for terms in ({}, {"time_in_force": "auction"}):
+            order_of(await engine.submit(scene.command(scene.seller, "sell", 5, 850, **terms)))
+        await move_clock(kernel, SPAN)
+        await reached(kernel, scene, "closed")
+        late = order_of(await engine.submit(scene.command(scene.seller, "sell", 2, 2_000)))
+        order_of(await engine.submit(cancel_command(scene.seller, late)))
+    report = await prove(kernel, scene)
+    assert report.diverged is None
+    trades = "SELECT count(*) FROM matching.trade WHERE plan_id = $1"
+    assert report.trades == await scalar(kernel, trades, scene.plan_id) >= 3
 
 
 @pytest.mark.parametrize(
