@@ -55,7 +55,7 @@ _ESCROW = """
 SELECT (SELECT coalesce(sum(posted), 0) FROM settlement.account WHERE kind = 'escrow')
      - (SELECT coalesce(sum(amount_minor), 0) FROM matching.trade)
 """
-_ORDERS = 'SELECT id, party_id, status, filled_lots FROM matching."order"'
+_ORDERS = 'SELECT id, party_id, status, filled_lots, price_minor FROM matching."order"'
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,10 @@ async def audit(url: str, told: Iterable[Told], *, finished: bool) -> dict[str, 
                 found = await connection.fetch(query)
                 assert not found, f"{fault}: {found[:5]}"
             counts = await connection.fetchrow(VIOLATIONS)
-            assert not any(counts.values()), counts
+            assert counts is not None
+            assert not any(counts), counts
             assert await connection.fetchval(_ESCROW) == 0
-            rows = {row["id"]: row for row in await connection.fetch(_ORDERS)}
+            rows = {row["id"]: dict(row) for row in await connection.fetch(_ORDERS)}
             shard = Shard()
             resting = await shard.load_all(connection)
             trades = {row[0] for row in await connection.fetch("SELECT id FROM matching.trade")}
@@ -125,6 +126,12 @@ def _check_client(
             if line["status"] is not None:
                 assert (row["status"], row["filled_lots"]) == (line["status"], line["filled"])
             totals["cancels"] += 1
+    amended = {_id(line["id"]): line for line in client.lines if line["act"] == "amend"}
+    for order_id, line in amended.items():
+        _check_later(rows[order_id], line)
+        # One that is in hand may be newer.
+        assert not finished or rows[order_id]["price_minor"] == line["price"]
+    totals["amendments"] += sum(line["act"] == "amend" for line in client.lines)
 
 
 def _check_later(row: Mapping[str, Any], line: Mapping[str, Any]) -> None:

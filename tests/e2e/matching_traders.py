@@ -17,11 +17,11 @@ PRICE_LOW, PRICE_HIGH = 980, 1_020
 LOTS_MAX = 5
 # Of these many orders that may still be open a client cancels one now and then.
 REMEMBERED = 20
-CANCEL_CHANCE, IOC_CHANCE = 0.25, 0.2
+CANCEL_CHANCE, AMEND_CHANCE, IOC_CHANCE = 0.2, 0.15, 0.2
 
 
 class Trader(threading.Thread):
-    """Places and cancels one after the other; repeats under the same key until it is answered."""
+    """Places, amends and cancels in turn; repeats under the same key until it is answered."""
 
     def __init__(
         self,
@@ -51,8 +51,12 @@ class Trader(threading.Thread):
             with self.record.opened():
                 number = 0
                 while not self._ended.is_set():
-                    if self._open and self._chance.random() < CANCEL_CHANCE:
+                    act = self._chance.random() if self._open else 1.0
+                    if act < CANCEL_CHANCE:
                         self._cancel(self._open.pop(self._chance.randrange(len(self._open))))
+                    elif act < CANCEL_CHANCE + AMEND_CHANCE:
+                        self._amend(number, self._chance.choice(self._open))
+                        number += 1
                     else:
                         self._place(number)
                         number += 1
@@ -104,6 +108,26 @@ class Trader(threading.Thread):
         )
         if order["status"] in ("open", "partially_filled"):
             self._open = [*self._open[-REMEMBERED:], order["id"]]
+
+    def _amend(self, number: int, order_id: str) -> None:
+        step, price = f"amendment {number}", self._chance.randint(PRICE_LOW, PRICE_HIGH)
+        path, key = f"/v1/orders/{order_id}", self._person.key(step)
+        answer, unsure = self._ask("PATCH", path, key, {"price_minor": price})
+        view = answer.json()
+        if answer.status_code == 409 and view["code"] == "order_closed":
+            return
+        assert answer.status_code == 200, answer.text
+        self.record.add(
+            {
+                "act": "amend",
+                "id": order_id,
+                "price": price,
+                "status": view["status"],
+                "filled": view["filled_lots"],
+                "unsure": unsure,
+                "replayed": "Idempotency-Replayed" in answer.headers,
+            }
+        )
 
     def _cancel(self, order_id: str) -> None:
         answer, unsure = self._ask("DELETE", f"/v1/orders/{order_id}", {}, None)

@@ -1,4 +1,4 @@
-"""kill -9 of PostgreSQL, of the application, of both, while clients place and cancel orders.
+"""kill -9 of PostgreSQL, of the application, of both, while clients place, amend and cancel.
 
 Acknowledged means present exactly once, in that state or a later one; books rebuild to their
 checksums; holds and open buy orders are the same set; what a client could not know is answered
