@@ -16,10 +16,9 @@ import contextvars
 import gc
 import json
 import os
-import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -40,6 +39,7 @@ from market.matching.marks import add_marks, order_mark
 from settlement.verify import verify_ledger
 from tests.benchmarks.copied_rows import Rows, copy_s, marker, rows_since
 from tests.benchmarks.durable_market import MID, Flow, Market, seed
+from tests.benchmarks.matching_waits import Waits
 
 OPERATIONS = int(os.environ.get("BENCH_MATCHING_OPERATIONS", "200000"))
 OPEN_ORDERS = int(os.environ.get("BENCH_MATCHING_OPEN", "1000000"))
@@ -53,26 +53,15 @@ CLONES = ("copied", "copied_at_once", "rebuilt")
 
 
 @dataclass(slots=True)
-class Run:
-    """What a number of callers did, and how long each command waited (seconds)."""
+class Run(Waits):
+    """What a number of callers did, and how long each command waited."""
 
     operations: int = 0
-    commands: int = 0
     refused: int = 0
-    seconds: float = 0
-    waits: list[float] = field(default_factory=list)
 
     @property
-    def per_s(self) -> float:
-        return self.commands / self.seconds
-
-    @property
-    def p50_ms(self) -> float:
-        return 1_000 * statistics.median(self.waits)
-
-    @property
-    def p99_ms(self) -> float:
-        return 1_000 * statistics.quantiles(self.waits, n=100)[98]
+    def commands(self) -> int:
+        return len(self.times)
 
 
 def with_database(url: str, name: str) -> str:
@@ -91,8 +80,7 @@ async def drive(
     async def submit(command: Place | Cancel) -> None:
         sent = time.perf_counter()
         reply = await engine.submit(command)
-        run.waits.append(time.perf_counter() - sent)
-        run.commands += 1
+        run.note(time.perf_counter() - sent)
         if reply.answer.status >= 400:
             run.refused += 1
         elif isinstance(command, Place) and b'"status":"open"' in reply.answer.body:

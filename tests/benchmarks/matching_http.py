@@ -31,7 +31,7 @@ from market.kernel.settings import load_settings
 from market.matching.commands import Cancel, Place
 from tests.benchmarks.durable_market import Flow, Market, fund, seed
 from tests.benchmarks.http_load import Connection, Response
-from tests.benchmarks.waits import Waits
+from tests.benchmarks.matching_waits import Waits
 from tests.e2e.market_process import MarketProcess
 from tests.market.parties.factories import make_party
 
