@@ -78,7 +78,7 @@ def test_write_then_no_difference_then_a_diff(
 ) -> None:
     monkeypatch.setattr(openapi_export, "FOLDER", tmp_path / "openapi")
     assert "+++ openapi/listings.json (code)" in openapi_export.differences(app).splitlines()
-    assert len(openapi_export.write(app)) == 8
+    assert len(openapi_export.write(app)) == 9
     assert openapi_export.write(app) == []
     assert openapi_export.differences(app) == ""
 
