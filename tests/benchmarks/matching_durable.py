@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -36,6 +37,14 @@ from market.kernel.settings import load_settings
 from market.matching.commands import Cancel, Place
 from market.matching.engine import MatchingEngine
 from market.matching.marks import add_marks, order_mark
+from market.matching.models import (
+    OrderSide,
+    OrderStatus,
+    OrderType,
+    SelfTradeMode,
+    TimeInForceName,
+)
+from market.matching.sql import OrderRow
 from settlement.verify import verify_ledger
 from tests.benchmarks.copied_rows import Rows, copy_s, marker, rows_since
 from tests.benchmarks.durable_market import MID, Flow, Market, seed
@@ -150,10 +159,38 @@ async def fill(owner_url: str, market: Market) -> None:
         state = states[item.plan_id]
         state[0] = add_marks(state[0], order_mark(seq, 1, price, lots))
         state[1] += 1
-        ids = (new_id(), seq, item.plan_id, listings[item.plan_id], item.seller_id)
-        kind = ("sell", "limit", "gtc", False, price, "CNY", lots, 0, 0, "open")
-        rows.append((*ids, *kind, None, None, None, item.seller_id, None, now, now, None, None))
-    await connection.copy_records_to_table("order", schema_name="matching", records=rows)
+        row = OrderRow(
+            id=new_id(),
+            seq=seq,
+            plan_id=item.plan_id,
+            listing_id=listings[item.plan_id],
+            party_id=item.seller_id,
+            side=OrderSide.SELL,
+            type=OrderType.LIMIT,
+            time_in_force=TimeInForceName.GTC,
+            post_only=False,
+            price_minor=price,
+            currency="CNY",
+            lots=lots,
+            filled_lots=0,
+            filled_amount_minor=Decimal(0),
+            status=OrderStatus.OPEN,
+            reason=None,
+            hold_id=None,
+            client_order_id=None,
+            conflict_group=item.seller_id,
+            expires_at=None,
+            created_at=now,
+            updated_at=now,
+            closed_at=None,
+            closed_seq=None,
+            min_lots=None,
+            self_trade_mode=SelfTradeMode.CANCEL_NEWEST,
+        )
+        rows.append(row)
+    await connection.copy_records_to_table(
+        "order", schema_name="matching", columns=OrderRow._fields, records=rows
+    )
     await connection.executemany(
         "INSERT INTO matching.book (plan_id, sequence, checksum, orders, updated_at)"
         " VALUES ($1, 1, $2, $3, $4)",

@@ -4,6 +4,7 @@ The flow is the durable engine's (``durable_market``), by fewer parties: each ne
 of its own, as every request is authenticated against the database. Server, database and load
 generator share the machine. An answer comes after COMMIT; refused orders count, they are work,
 too. Single orders: ``POST /v1/orders`` and ``DELETE /v1/orders/{id}``, a command per request.
+Batches: ``POST /v1/orders/batch`` with 1,000 orders of one party each.
 ``BENCH_MATCHING_HTTP_S`` sets the seconds per row.
 """
 
@@ -13,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -38,8 +39,12 @@ from tests.market.parties.factories import make_party
 RUN_S = float(os.environ.get("BENCH_MATCHING_HTTP_S", "10"))
 BUYERS = 64
 CONNECTIONS = (1, 64)
-# Far more than a run can send.
+BATCH_PATH = "/v1/orders/batch"
+BATCH = 1_000
+BATCH_CONNECTIONS = (1, 4)
+# More than a run can send.
 ORDERS_PER_S_MAX = 5_000
+BATCHES_MAX = round(10 * RUN_S)
 
 Tokens = Mapping[UUID, str]
 
@@ -96,6 +101,52 @@ async def drive_single(port: int, flow: Flow, tokens: Tokens, connections: int) 
     return waits
 
 
+def batches(market: Market) -> Iterator[tuple[UUID, bytes]]:
+    """Requests without end: a party and a body with ``BATCH`` of its orders."""
+    waiting: dict[UUID, list[Place]] = {}
+    while True:
+        for place in Flow(market, BATCH).orders:
+            mine = waiting.setdefault(place.party_id, [])
+            mine.append(place)
+            if len(mine) == BATCH:
+                items = [
+                    {"op": "place", "order": one.body.model_dump(mode="json", exclude_unset=True)}
+                    for one in mine
+                ]
+                yield place.party_id, json.dumps({"items": items}).encode()
+                mine.clear()
+
+
+async def drive_batches(
+    port: int, source: Iterator[tuple[UUID, bytes]], tokens: Tokens, connections: int
+) -> Waits:
+    """Every connection sends its next batch when the last is answered, for ``RUN_S``."""
+    waits = Waits()
+    # Made beforehand: the load generator has better things to do.
+    ready = [next(source) for _ in range(BATCHES_MAX)]
+    begun = time.perf_counter()
+
+    async def caller() -> None:
+        async with await Connection.open(port) as connection:
+            while ready and time.perf_counter() < begun + RUN_S:
+                party_id, body = ready.pop()
+                headers = {
+                    "Authorization": f"Bearer {tokens[party_id]}",
+                    "Idempotency-Key": uuid4().hex,
+                }
+                sent = time.perf_counter()
+                response = await connection.request("POST", BATCH_PATH, headers, body)
+                waits.note(time.perf_counter() - sent)
+                assert response.status == 200, response.body
+                assert len(json.loads(response.body)["items"]) == BATCH
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(connections):
+            group.create_task(caller())
+    waits.seconds = time.perf_counter() - begun
+    return waits
+
+
 async def drive(port: int, market: Market, tokens: Tokens) -> dict[str, float]:
     """All rows, as a table and as figures."""
     table = Table("endpoint", "connections", "requests/s", "orders/s", "p50 ms", "p99 ms")
@@ -109,6 +160,18 @@ async def drive(port: int, market: Market, tokens: Tokens) -> dict[str, float]:
         figures[f"http_requests_per_s_{connections}"] = waits.per_s
         figures[f"http_p50_ms_{connections}"] = waits.p50_ms
         figures[f"http_p99_ms_{connections}"] = waits.p99_ms
+    async with await Connection.open(port) as connection:
+        described = json.loads((await connection.request("GET", "/openapi.json", {})).body)
+    source = batches(market)
+    for connections in BATCH_CONNECTIONS if BATCH_PATH in described["paths"] else ():
+        waits = await drive_batches(port, source, tokens, connections)
+        rates = f"{waits.per_s:,.1f}", f"{waits.per_s * BATCH:,.0f}"
+        times = f"{waits.p50_ms:.1f}", f"{waits.p99_ms:.1f}"
+        table.add_row(f"POST {BATCH_PATH}", str(connections), *rates, *times)
+        figures[f"http_batches_per_s_{connections}"] = waits.per_s
+        figures[f"http_batch_orders_per_s_{connections}"] = waits.per_s * BATCH
+        figures[f"http_batch_p50_ms_{connections}"] = waits.p50_ms
+        figures[f"http_batch_p99_ms_{connections}"] = waits.p99_ms
     Console().print(table)
     return figures
 

@@ -25,4 +25,6 @@ class Waits:
 
     @property
     def p99_ms(self) -> float:
+        if len(self.times) < 2:
+            return self.p50_ms
         return 1_000 * statistics.quantiles(self.times, n=100)[98]
