@@ -23,6 +23,7 @@ MODELS = (
     "settlement.billing_models",
     "contracts.models",
     "contracts.billing_models",
+    "contracts.resale_models",
     "contracts.dispute_models",
     "market.matching.models",
     "market.matching.inbox_models",
