@@ -12,6 +12,7 @@ from alembic import context
 MODELS = (
     "market.kernel.models",
     "market.parties.models",
+    "market.parties.trading",
     "listings.models",
     "pricing.models",
     "pricing.billing_models",
@@ -26,6 +27,7 @@ MODELS = (
     "contracts.resale_models",
     "contracts.dispute_models",
     "market.matching.models",
+    "market.matching.control_models",
     "market.matching.inbox_models",
     "market.demand.models",
 )

@@ -25,6 +25,7 @@ from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id
 from market.kernel.security import Actor, Role
 from market.parties.directory import related, require_verified
+from market.parties.trading import require_trading
 from pricing.models import Plan
 from pricing.observations import Observation, record
 from pricing.plans import get_active_plan
@@ -44,10 +45,10 @@ async def accept_quote(
 
     Effects, all or none: the buyer's money goes to the agreement's escrow; agreement, grant,
     award and price observation; events ``quote.accepted``, ``request.matched``,
-    ``quote.lapsed``, ``agreement.formed``. Raises RoleRequired, PartyNotVerified or SelfDeal
-    (403), QuoteNotFound (404), QuoteEnded, QuoteExpired, NotYourTurn, ProposalMoved,
-    RequestNotOpen, PlanRetired or ListingNotLive (409), InsufficientFunds (402) to the buyer and
-    BuyerUnfunded (409) to the seller.
+    ``quote.lapsed``, ``agreement.formed``. Raises RoleRequired, PartyNotVerified, TradingBlocked
+    (of either side) or SelfDeal (403), QuoteNotFound (404), QuoteEnded, QuoteExpired, NotYourTurn,
+    ProposalMoved, RequestNotOpen, PlanRetired or ListingNotLive (409), InsufficientFunds (402) to
+    the buyer and BuyerUnfunded (409) to the seller.
     """
     actor.require(Role.BUYER, Role.SELLER)
     async with kernel.unit_of_work() as uow:
@@ -58,6 +59,7 @@ async def accept_quote(
         check_open(request, uow.now)
         buyer = await require_verified(uow, quote.buyer_id)
         seller = await require_verified(uow, quote.seller_id)
+        await require_trading(uow, buyer.id, seller.id)
         if related(buyer, seller):
             raise SelfDeal
         plan = await get_active_plan(uow, quote.plan_id)

@@ -49,6 +49,7 @@ from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
 from market.parties.access import may_oversee
 from market.parties.directory import after_id, get_parties, related, require_verified
+from market.parties.trading import require_trading
 from pricing.models import Plan
 from pricing.plans import get_active_plan
 
@@ -64,7 +65,8 @@ async def make_quote(
 ) -> RequestQuoteView:
     """Offer a plan at a price of its own. Event ``quote.made`` to both sides.
 
-    Raises RoleRequired, PartyNotVerified, NotTheSeller or SelfDeal (403), RequestNotFound,
+    Raises RoleRequired, PartyNotVerified, TradingBlocked, NotTheSeller or SelfDeal (403),
+    RequestNotFound,
     PlanNotFound or ListingNotFound (404), RequestNotOpen, PlanRetired, ListingNotLive,
     PlanQuoted or TooManyQuotes (409), ExpiryOutOfRange or QuoteTooLarge (422).
     """
@@ -75,6 +77,7 @@ async def make_quote(
         await _check_invited(uow, actor, request)
         check_open(request, uow.now)
         await require_verified(uow, actor.party_id)
+        await require_trading(uow, actor.party_id)
         plan = await get_active_plan(uow, body.plan_id)
         if plan.seller_id != actor.party_id:
             raise NotTheSeller(param="plan_id")
@@ -100,8 +103,8 @@ async def counter(
     """Answer the latest proposal by another one; the other side is next.
 
     A counter-offer binds whoever makes it until ``valid_until``: the other side may accept it.
-    Event ``quote.countered``. Raises RoleRequired (403), QuoteNotFound (404), QuoteEnded,
-    QuoteExpired, NotYourTurn, RoundsUsedUp or RequestNotOpen (409), ExpiryOutOfRange or
+    Event ``quote.countered``. Raises RoleRequired or TradingBlocked (403), QuoteNotFound (404),
+    QuoteEnded, QuoteExpired, NotYourTurn, RoundsUsedUp or RequestNotOpen (409), ExpiryOutOfRange or
     QuoteTooLarge (422).
     """
     actor.require(Role.BUYER, Role.SELLER)
@@ -110,6 +113,7 @@ async def counter(
         check_turn(quote, side, now=uow.now)
         check_open(request, uow.now)
         await require_verified(uow, actor.party_id)
+        await require_trading(uow, actor.party_id)
         if quote.round >= ROUNDS_MAX:
             raise RoundsUsedUp(f"A quote has {ROUNDS_MAX} rounds.")
         check_terms(body, await get_active_plan(uow, quote.plan_id), now=uow.now)

@@ -11,6 +11,7 @@ PREFIXES = {
     "acc": "account",
     "agr": "agreement",
     "alr": "alert",
+    "cal": "call auction",
     "cor": "correction",
     "crd": "credential",
     "crt": "certificate",
@@ -99,6 +100,7 @@ def _wire(prefix: str) -> Any:
 AccountId = Annotated[UUID, *_wire("acc")]
 AgreementId = Annotated[UUID, *_wire("agr")]
 AlertId = Annotated[UUID, *_wire("alr")]
+CallAuctionId = Annotated[UUID, *_wire("cal")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
 CertificateId = Annotated[UUID, *_wire("crt")]

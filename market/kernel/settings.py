@@ -109,6 +109,12 @@ class Settings(BaseSettings):
     engine_lease_ttl_s: int = Field(default=5, ge=1, le=60)
     engine_queue_max: int = Field(default=8_192, ge=1)
     engine_batch_max: int = Field(default=1_024, ge=1, le=4_096)
+    open_orders_max: int = Field(
+        default=100_000, ge=1, description="Per party and instrument; operators may set others."
+    )
+    order_messages_per_s: int = Field(
+        default=5_000, ge=1, description="Orders, amendments and cancels of a party, likewise."
+    )
     ledger_queue_max: int = Field(default=8_192, ge=1)
 
     worker_in_process: bool = False

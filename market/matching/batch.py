@@ -17,9 +17,11 @@ from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
 from market.kernel.idempotency import KeyReused
 from market.kernel.logging import get_logger
-from market.matching import record, sql
+from market.matching import control_answers, control_desk, record, sql
 from market.matching.admission import Facts, admit, gather
-from market.matching.commands import Cancel, Command, Place, Reply
+from market.matching.commands import Cancel, Command, Control, Place, Reply
+from market.matching.control_desk import ControlDesk
+from market.matching.controls import Controls
 from market.matching.errors import (
     BookHalted,
     EngineStalled,
@@ -27,6 +29,7 @@ from market.matching.errors import (
     OrderNotFound,
     OrderUnfunded,
 )
+from market.matching.gate import Gate
 from market.matching.matcher import Matcher, Touched
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
@@ -97,6 +100,9 @@ class Batch:
         self._placed: dict[int, Touched] = {}
         self._cancelled: dict[int, UUID] = {}
         self._not_open: dict[int, Cancel] = {}
+        self._references: dict[UUID, int] = {}
+        self._desk: ControlDesk | None = None
+        self._decided: dict[int, Control] = {}
         self._duplicates: dict[int, int] = {}
         self._books: list[sql.BookRow] = []
         self.replies: dict[int, Reply] = {}
@@ -121,14 +127,21 @@ class Batch:
         facts = await gather(uow, places)
         self.plan_ids.update(dict.fromkeys(facts.plans))
         await self._shard.load(connection, facts.plans)
+        controls = await self._open_desk(uow, connection, fresh)
+        limit = self._kernel.settings.open_orders_max
+        gate = Gate(self._shard, self._matcher, controls, open_orders_max=limit)
+        self._references = gate.references
         self._seq = last_seq - self._step_count
         self._carried_out = fresh
         self._end(expired)
+        self._decide(fresh)
         for index in fresh:
-            self._step(index, self._commands[index], facts, uow)
+            self._step(index, self._commands[index], facts, gate, uow)
         if self._matcher.touched:
             await self._check_makers(uow, facts)
             await self._write(uow, connection, await self._post(uow))
+        if self._desk is not None:
+            await self._desk.write()
         await self._answer(uow, connection)
 
     def apply(self) -> None:
@@ -145,6 +158,9 @@ class Batch:
         for book in self._books:
             instrument = self._shard.instrument(book.plan_id)
             instrument.sequence, instrument.checksum = book.sequence, book.checksum
+        if self._desk is not None:
+            self._shard.controls = self._desk.controls
+        self._shard.controls.references.update(self._references)
 
     @property
     def _step_count(self) -> int:
@@ -210,14 +226,48 @@ class Batch:
                 self.plan_ids[ended.plan_id] = None
                 self._matcher.cancel(ended, reason, seq=self._next_seq())
 
-    def _step(self, index: int, command: Command, facts: Facts, uow: UnitOfWork) -> None:
+    async def _open_desk(
+        self, uow: UnitOfWork, connection: Connection, fresh: Sequence[int]
+    ) -> Controls:
+        """Get ready for operators' decisions; most batches have none. The controls in force."""
+        decisions = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Control)]
+        if not decisions:
+            return self._shard.controls
+        facts = await control_desk.gather(uow, decisions)
+        await self._shard.load(connection, facts.plans)
+        controls = self._shard.controls.copy()
+        self._desk = ControlDesk(uow, self._shard, self._matcher, controls, facts, self.plan_ids)
+        return controls
+
+    def _decide(self, fresh: Sequence[int]) -> None:
+        """Carry out operators' decisions, before any order of the batch."""
+        if self._desk is None:
+            return
+        for index in fresh:
+            command = self._commands[index]
+            if isinstance(command, Control):
+                try:
+                    self._desk.decide(command, seq=self._next_seq())
+                    self._decided[index] = command
+                except MarketError as refusal:
+                    self.replies[index] = Reply.refusal(refusal, command.request_id)
+
+    def _step(
+        self, index: int, command: Command, facts: Facts, gate: Gate, uow: UnitOfWork
+    ) -> None:
         try:
             if isinstance(command, Place):
                 if command.order_id in self._verdicts.refused:
                     raise self._verdicts.refused[command.order_id]
+                plan = facts.plans.get(command.body.plan_id)
+                if plan is not None:
+                    gate.check(command, plan)
                 admitted = admit(command, facts, now=uow.now)
-                self._placed[index] = self._matcher.place(admitted, seq=self._next_seq())
-            else:
+                placed = self._matcher.place(admitted, seq=self._next_seq())
+                self._placed[index] = placed
+                if placed.matches:
+                    gate.traded(placed)
+            elif isinstance(command, Cancel):
                 self._cancel(index, command)
         except MarketError as refusal:
             self.replies[index] = Reply.refusal(refusal, command.request_id)
@@ -315,6 +365,8 @@ class Batch:
     async def _answer(self, uow: UnitOfWork, connection: Connection) -> None:
         for index, touched in self._placed.items():
             self.replies[index] = Reply.of(new_order_json(touched, uow.now), status=201)
+        decided = await control_answers.read(uow, self._kernel.settings, self._decided)
+        self.replies.update(decided)
         views = await read_views(
             connection,
             [*self._cancelled.values(), *(c.order_id for c in self._not_open.values())],
@@ -347,7 +399,7 @@ class Batch:
             index
             for index in self._carried_out
             if self.replies[index].remembered
-            and (isinstance(self._commands[index], Place) or index in self._cancelled)
+            and (not isinstance(self._commands[index], Cancel) or index in self._cancelled)
         ]
 
     def _entry(self, index: int) -> idempotency.Entry:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from market.kernel.errors import MarketError
@@ -38,7 +41,45 @@ class Cancel:
     request_hash: bytes = bytes(32)
 
 
-Command = Place | Cancel
+class ControlAction(StrEnum):
+    """What an operator may decide. The subject is a plan, but for the market's and a party's."""
+
+    SET_RULES = "set_rules"
+    HALT = "halt"
+    RESUME = "resume"
+    HALT_MARKET = "halt_market"
+    RESUME_MARKET = "resume_market"
+    SCHEDULE_CALL = "schedule_call"
+    CANCEL_CALL = "cancel_call"
+    BLOCK = "block"
+    UNBLOCK = "unblock"
+    SET_QUOTA = "set_quota"
+
+
+OF_A_PARTY = (ControlAction.BLOCK, ControlAction.UNBLOCK, ControlAction.SET_QUOTA)
+OF_THE_MARKET = (ControlAction.HALT_MARKET, ControlAction.RESUME_MARKET)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A decision of an operator (``party_id``, by ``credential_id``) about a subject.
+
+    ``terms`` are JSON values, what else the action says. ``control_id`` names what it makes.
+    """
+
+    party_id: UUID
+    credential_id: UUID
+    key: str
+    request_hash: bytes
+    request_id: str
+    action: ControlAction
+    subject_id: UUID
+    reason: str
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    control_id: UUID = field(default_factory=new_id)
+
+
+Command = Place | Cancel | Control
 
 
 @dataclass(frozen=True, slots=True)

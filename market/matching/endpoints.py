@@ -34,7 +34,8 @@ EngineDep = Annotated[MatchingEngine, Depends(engine_of)]
 PageDep = Annotated[PageQuery, Depends()]
 
 
-def _response(answer: Answer) -> Response:
+def response_of(answer: Answer) -> Response:
+    """The engine's answer, byte for byte."""
     headers = {"content-type": "application/json", **answer.headers}
     return Response(answer.body, status_code=answer.status, headers=headers)
 
@@ -44,14 +45,14 @@ def _response(answer: Answer) -> Response:
     status_code=201,
     operation_id="place_order",
     response_model=OrderView,
-    responses=problems(400, 401, 402, 403, 404, 409, 422, 503),
+    responses=problems(400, 401, 402, 403, 404, 409, 422, 429, 503),
 )
 async def place_order(
     request: Request, engine: EngineDep, actor: TraderDep, body: OrderRequest
 ) -> Response:
     """Buy or sell lots of a plan; the answer tells what was filled and what rests."""
     reply = await orders.place_order(engine, actor, body, request_id=request_id_of(request))
-    return _response(reply.answer)
+    return response_of(reply.answer)
 
 
 @router.get("/orders", operation_id="list_orders", responses=problems(401, 404, 422))
@@ -79,13 +80,13 @@ async def show_order(kernel: KernelDep, actor: ActorDep, order_id: OrderId) -> O
     "/orders/{order_id}",
     operation_id="cancel_order",
     response_model=OrderView,
-    responses=problems(401, 403, 404, 409, 422, 503),
+    responses=problems(401, 403, 404, 409, 422, 429, 503),
 )
 async def cancel_order(
     request: Request, engine: EngineDep, actor: TraderDep, order_id: OrderId
 ) -> Response:
     """Cancel what is left of an open order and free its hold."""
-    return _response(
+    return response_of(
         await orders.cancel_order(engine, actor, order_id, request_id=request_id_of(request))
     )
 

@@ -13,12 +13,14 @@ import contextvars
 import gc
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Self
+from uuid import UUID
 
 import asyncpg
 
@@ -30,9 +32,10 @@ from market.kernel.ids import new_id
 from market.kernel.logging import get_logger
 from market.matching import sql
 from market.matching.batch import FROZEN_WRITER_S, Batch, Fence, Reconsider, StaleLease, Verdicts
-from market.matching.commands import Command, Reply
+from market.matching.commands import Command, Control, Reply
 from market.matching.deadlines import Deadlines
 from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
+from market.matching.messages import MessageMeter
 from market.matching.models import SHARD
 from market.matching.shard import Shard
 
@@ -83,6 +86,8 @@ class MatchingEngine:
         self._term: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._messages = MessageMeter(time.monotonic)
+        self._messages_per_s = kernel.settings.order_messages_per_s
         # Carries commands to the owner while that is another process (market.matching.relay).
         self.relay: Callable[[Command], Awaitable[Reply]] | None = None
         self._deadlines = Deadlines(ANSWER_TIMEOUT_S, lambda: EngineStalled(retry_after_s=2))
@@ -128,8 +133,8 @@ class MatchingEngine:
 
         Raises EngineStandby when another process is the writer and there is no way to it,
         EngineBusy when the queue is full, EngineStalled when there was no answer in time,
-        DatabaseUnavailable (all 503), and EngineFailed (500) for a command that cannot be carried
-        out because of a defect.
+        DatabaseUnavailable (all 503), TooManyMessages (429), and EngineFailed (500) for a command
+        that cannot be carried out because of a defect.
         """
         assert_no_unit_of_work()
         try:
@@ -146,17 +151,25 @@ class MatchingEngine:
         """Queue a command, to be carried out by this engine and not after ``good_until``.
 
         ``good_until`` is real database time; a later batch answers EngineStalled instead. Raises
-        EngineStandby and EngineBusy.
+        EngineStandby, EngineBusy and TooManyMessages.
         """
         if not self.is_owner or self._closing:
             raise self._standby()
         if len(self._queue) >= self._queue_max:
             raise EngineBusy("Too many orders are waiting.")
+        if not isinstance(command, Control):
+            self._count_message(command.party_id)
         answer = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(command, answer, good_until))
         self._wake.set()
         self._deadlines.watch(answer)
         return answer
+
+    def _count_message(self, party_id: UUID) -> None:
+        quotas = self._shard.controls.quotas
+        quota = quotas.get(party_id) if quotas else None
+        per_s = None if quota is None else quota.messages_per_s
+        self._messages.count(party_id, per_s or self._messages_per_s)
 
     async def _run(self) -> None:
         while not self._closing or self._queue:

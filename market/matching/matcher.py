@@ -14,8 +14,9 @@ from market.kernel.ids import new_id
 from market.matching.admission import Admitted
 from market.matching.marks import add_marks, order_mark
 from market.matching.models import CloseReason, OrderSide, OrderStatus, TimeInForceName
+from market.matching.phases import enter
 from market.matching.shard import LiveOrder, Shard
-from market.matching.terms import UNLIMITED, Fill, Outcome, Side, TimeInForce
+from market.matching.terms import UNLIMITED, Fill, Outcome, Phase, Side, TimeInForce
 
 SIDES = {OrderSide.BUY: Side.BUY, OrderSide.SELL: Side.SELL}
 _TIFS = {
@@ -157,6 +158,18 @@ class Matcher:
         touched = self._touch(order)
         touched.close(OrderStatus.CANCELLED, reason, seq=seq)
         return touched
+
+    def enter(self, plan_id: UUID, phase: Phase) -> None:
+        """Bring a book that does not cross into a phase. Raises BookHalted."""
+        enter(self._shard.instrument(plan_id).book, phase)
+
+    def opened(self, party_id: UUID, plan_id: UUID) -> int:
+        """By how many this batch has changed the party's open orders on an instrument."""
+        return sum(
+            touched.status.is_open - (touched.admitted is None)
+            for touched in self.touched.values()
+            if touched.order.party_id == party_id and touched.order.plan_id == plan_id
+        )
 
     def _fill(self, taker: Touched, fill: Fill, seq: int) -> None:
         _, maker_seq, price, lots, left = fill

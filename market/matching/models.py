@@ -80,6 +80,7 @@ class CloseReason(StrEnum):
     SELF_TRADE = "self_trade"
     PARTY_NOT_VERIFIED = "party_not_verified"
     HOLD_LOST = "hold_lost"
+    TRADING_BLOCKED = "trading_blocked"
 
 
 class Order(SQLModel, table=True):

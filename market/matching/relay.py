@@ -270,6 +270,9 @@ class Relay:
             future = self._engine.accept(load_command(data), good_until=good_until)
         except (EngineBusy, EngineStandby):
             return False
+        except MarketError as error:
+            self._finish(identity, error)
+            return True
         except ValueError as error:
             # From a version of the code that knows more commands.
             _log.error("relay_command_unreadable", exc_info=error)

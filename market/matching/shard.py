@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from market.kernel.logging import get_logger
-from market.matching import sql
+from market.matching import control_sql, sql
 from market.matching.book import Book
+from market.matching.controls import Controls
 from market.matching.errors import BookHalted
 from market.matching.expiry import Expiries
 from market.matching.models import OrderSide
+from market.matching.phases import enter
 from market.matching.terms import UNLIMITED, Side
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ class Instrument:
     orders: dict[int, LiveOrder] = field(default_factory=dict)
     sequence: int = 0
     checksum: int = 0
+    # Open orders by party.
+    counts: dict[UUID, int] = field(default_factory=dict)
 
 
 class Shard:
@@ -76,6 +80,9 @@ class Shard:
         self._halted: set[UUID] = set()
         # A dict for its order: reloading must not depend on hash order.
         self._dropped: dict[UUID, None] = {}
+        self.controls = Controls()
+        # A batch failed, perhaps after its COMMIT: what it decided has to be read again.
+        self._controls_stale = False
 
     @property
     def open_orders(self) -> int:
@@ -90,6 +97,21 @@ class Shard:
         """The open orders of some parties: a scan, for the rare case of a lost verification."""
         wanted = frozenset(party_ids)
         return [order for order in self._by_id.values() if order.party_id in wanted]
+
+    def open_orders_of(self, party_id: UUID, plan_id: UUID) -> int:
+        """How many open orders a party has on a loaded instrument."""
+        instrument = self._instruments.get(plan_id)
+        return 0 if instrument is None else instrument.counts.get(party_id, 0)
+
+    def parties(self) -> list[UUID]:
+        """Who has open orders, in order of their ids."""
+        return sorted({party for each in self._instruments.values() for party in each.counts})
+
+    def govern(self, controls: Controls) -> None:
+        """Bring every loaded book into its phase under ``controls``. O(instruments)."""
+        for plan_id, instrument in self._instruments.items():
+            if plan_id not in self._halted:
+                enter(instrument.book, controls.phase(plan_id))
 
     def instrument(self, plan_id: UUID) -> Instrument:
         """A loaded instrument. Raises BookHalted, KeyError when :meth:`load` was not called."""
@@ -108,19 +130,26 @@ class Shard:
 
     def add(self, order: LiveOrder) -> None:
         """A new open order, after its COMMIT (the book has it already)."""
-        self._instruments[order.plan_id].orders[order.seq] = order
+        instrument = self._instruments[order.plan_id]
+        instrument.orders[order.seq] = order
+        instrument.counts[order.party_id] = instrument.counts.get(order.party_id, 0) + 1
         self._by_id[order.id] = order
         if order.expires_at is not None:
             self._expiries.add(order.expires_at, order.seq, order.id)
 
     def remove(self, order: LiveOrder) -> None:
         """A closed order, after its COMMIT."""
-        del self._instruments[order.plan_id].orders[order.seq]
+        instrument = self._instruments[order.plan_id]
+        del instrument.orders[order.seq]
+        count = instrument.counts.pop(order.party_id)
+        if count > 1:
+            instrument.counts[order.party_id] = count - 1
         del self._by_id[order.id]
         self._expiries.sweep(len(self._by_id), self._by_id.__contains__)
 
     def drop(self, plan_ids: Iterable[UUID]) -> None:
-        """Forget instruments whose books a failed batch has touched."""
+        """Forget instruments whose books a failed batch has touched, and what it decided."""
+        self._controls_stale = True
         for plan_id in plan_ids:
             instrument = self._instruments.pop(plan_id, None)
             if instrument is not None:
@@ -138,9 +167,15 @@ class Shard:
         self._names.clear()
         self._halted.clear()
         self._dropped.clear()
+        self.controls = Controls()
+        self._controls_stale = False
 
     async def load(self, connection: Connection, plan_ids: Iterable[UUID]) -> None:
-        """Read ``plan_ids`` and all dropped instruments unless in memory; prove each checksum."""
+        """Read ``plan_ids`` and all that was dropped unless in memory; prove each checksum."""
+        if self._controls_stale:
+            self.controls = await control_sql.load(connection)
+            self.govern(self.controls)
+            self._controls_stale = False
         wanted = dict.fromkeys((*self._dropped, *plan_ids))
         missing = [plan_id for plan_id in wanted if plan_id not in self._instruments]
         if not missing:
@@ -161,6 +196,7 @@ class Shard:
         its progress in the log.
         """
         self.clear()
+        self.controls = await control_sql.load(connection)
         states = await sql.read_books(connection)
         total = sum(state.orders for state in states.values())
         loaded = told = 0
@@ -218,6 +254,7 @@ class Shard:
             left = UNLIMITED if lots is None else lots - filled
             instrument.book.restore(seq, self.owner(order.group), side, price, left)
             instrument.orders[seq] = by_id[order_id] = order
+            instrument.counts[order.party_id] = instrument.counts.get(order.party_id, 0) + 1
             if expires_at is not None:
                 note_expiry(expires_at, seq, order_id)
 
@@ -239,6 +276,8 @@ class Shard:
             self._halted.add(plan_id)
             for order in instrument.orders.values():
                 self._by_id.pop(order.id, None)
+        else:
+            enter(instrument.book, self.controls.phase(plan_id))
 
 
 _SIDES = {OrderSide.BUY.value: Side.BUY, OrderSide.SELL.value: Side.SELL}

@@ -56,6 +56,14 @@ class PartySuspended(Forbidden):
     default_hint = "Contact the operator of the exchange."
 
 
+class TradingBlocked(Forbidden):
+    """The operators' kill switch (`market.parties.trading`)."""
+
+    code = "trading_blocked"
+    title = "An operator has stopped this organization's trading"
+    default_hint = "Contact the operator of the exchange."
+
+
 class PartyNotVerified(Forbidden):
     code = "party_not_verified"
     title = "This organization is not verified yet"

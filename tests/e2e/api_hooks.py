@@ -27,7 +27,9 @@ _KNOWN = {
 _numbers = itertools.count(1)
 # What would end the run rather than test it, by the id that must not be a kept one.
 _DESTRUCTIVE = {
+    "POST /v1/parties/{party_id}/block-trading": "party_id",
     "POST /v1/parties/{party_id}/suspend": "party_id",
+    "PUT /v1/parties/{party_id}/trading-quota": "party_id",
     "DELETE /v1/credentials/{credential_id}": "credential_id",
 }
 # How a validator's ValueError reads; ids and times, whose form is published, say "expected".
@@ -60,6 +62,7 @@ _RULES = {
     "filter_invalid": "the columns of the data",
     "format_not_offered": "any Accept is well-formed",
     "insufficient_funds": "the balance",
+    "lots_off_step": "see price_off_tick",
     "month_unknown": "the time",
     "invitee_unknown": "who is registered",
     "order_too_large": "price times lots",
@@ -67,6 +70,8 @@ _RULES = {
     "period_invalid": "two parameters together, and the time",
     "quote_too_large": "price times lots",
     "price_needs_currency": "one parameter needs another",
+    "price_off_tick": "the rules that an operator has set for the instrument",
+    "price_outside_band": "see price_off_tick",
     "rules_version_outdated": "the rules in force",
     "product_invalid": "what the draft says already",
     "right_missing": "see core_data_refused",
@@ -74,6 +79,8 @@ _RULES = {
     "share_for_seller": "who sells",
     "share_party_unknown": "who is registered",
     "stale_version": "a random ETag is not the current one",
+    "too_few_lots": "see price_off_tick",
+    "too_many_lots": "see price_off_tick",
     "upload_empty": "see evidence_invalid",
     "valuation_impossible": "the inputs give no positive value",
     "webhook_signature_invalid": "whoever holds the secret signs",

@@ -10,7 +10,7 @@ import pytest
 
 from market.kernel.errors import Unavailable
 from market.kernel.ids import show
-from market.matching.commands import Cancel, Command, Place
+from market.matching.commands import Cancel, Command, Control, ControlAction, Place
 from market.matching.errors import EngineBusy
 from market.matching.schemas import OrderRequest
 from market.matching.wire import dump_command, dump_error, load_command, load_error
@@ -32,6 +32,17 @@ def test_commands_arrive_as_they_were_sent() -> None:
     commands: list[Command] = [
         Place(uuid4(), "k" * 255, bytes(range(224, 256)), _request(), "req_1"),
         Cancel(uuid4(), uuid4(), "req_2"),
+        Control(
+            uuid4(),
+            uuid4(),
+            "key",
+            bytes(32),
+            "req_3",
+            ControlAction.SET_QUOTA,
+            uuid4(),
+            "理由",
+            {"open_orders_max": 10**15, "messages_per_s": None},
+        ),
     ]
     for command in commands:
         assert load_command(dump_command(command)) == command

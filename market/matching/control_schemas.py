@@ -1,0 +1,112 @@
+"""API shapes of operators' controls. Prices are minor units per lot, quantities are lots."""
+
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import Field, StrictInt, model_validator
+
+from market.kernel.ids import ListingId, PartyId, PlanId
+from market.kernel.money import PPM, AmountMinor
+from market.kernel.schemas import Schema, ShortText
+from market.matching.schemas import LOTS_MAX, Lots
+
+OPEN_ORDERS_MAX = 1_000_000
+MESSAGES_MAX = 1_000_000
+Reason = Annotated[ShortText, Field(description="Why; public where the control is.")]
+
+
+class InstrumentRules(Schema):
+    """What an order on the instrument has to keep to.
+
+    ``band_ppm``: how far a price may lie from the reference, in millionths of it; null: no band.
+    """
+
+    tick_minor: AmountMinor = 1
+    lot_step: Lots = 1
+    lots_min: Lots = 1
+    lots_max: Lots = LOTS_MAX
+    band_ppm: Annotated[StrictInt, Field(ge=1, lt=PPM)] | None = None
+
+
+class RulesInput(InstrumentRules):
+    """All rules of an instrument, in place of those before.
+
+    ``reference_minor`` is what the band is around until the next trade; null leaves it.
+    """
+
+    reference_minor: AmountMinor | None = None
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.lots_min > self.lots_max:
+            raise ValueError("lots_min must not exceed lots_max")
+        return self
+
+
+class ReasonInput(Schema):
+    """A decision that says all by its reason."""
+
+    reason: Reason
+
+
+class QuotaInput(Schema):
+    """Limits of one party; null is the exchange's setting."""
+
+    open_orders_max: Annotated[StrictInt, Field(ge=1, le=OPEN_ORDERS_MAX)] | None = Field(
+        default=None, description="Open orders on one instrument."
+    )
+    messages_per_s: Annotated[StrictInt, Field(ge=1, le=MESSAGES_MAX)] | None = Field(
+        default=None, description="Orders, amendments and cancels per second."
+    )
+    reason: Reason
+
+
+class HaltView(Schema):
+    """Since when and why new orders are refused."""
+
+    reason: str
+    since: datetime
+
+
+class PriceBand(Schema):
+    """Lowest and highest price that is taken, both included."""
+
+    low_minor: int
+    high_minor: int
+
+
+class InstrumentView(Schema):
+    """A plan as an instrument: what it takes at the moment (public).
+
+    ``phase``: continuous, call (collects for an auction) or halted, by ``halt`` or
+    ``market_halt``. ``reference_minor`` is the last trade's price or what an operator has set
+    after it, else the posted price.
+    """
+
+    plan_id: PlanId
+    listing_id: ListingId
+    currency: str
+    phase: str
+    halt: HaltView | None
+    market_halt: HaltView | None
+    rules: InstrumentRules
+    reference_minor: int
+    band: PriceBand | None
+    last_trade_minor: int | None
+    last_traded_at: datetime | None
+
+
+class MarketView(Schema):
+    """Whether the whole market is halted (public)."""
+
+    halt: HaltView | None
+
+
+class TradingView(Schema):
+    """What a party may do in the market: to itself, operators and regulators."""
+
+    party_id: PartyId
+    block: HaltView | None
+    open_orders_max: int
+    messages_per_s: int
