@@ -123,6 +123,7 @@ class Matcher:
             amount=0,
             hold_id=new_id() if admitted.reserve_minor else None,
             expires_at=admitted.expires_at,
+            grant_id=body.grant_id,
         )
         taker = Touched(order, admitted, 0, 0, OrderStatus.OPEN, order.hold_id)
         self.touched[order.id] = self._by_seq[seq] = taker

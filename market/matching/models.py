@@ -81,6 +81,7 @@ class CloseReason(StrEnum):
     PARTY_NOT_VERIFIED = "party_not_verified"
     HOLD_LOST = "hold_lost"
     TRADING_BLOCKED = "trading_blocked"
+    GRANT_ENDED = "grant_ended"
 
 
 class Order(SQLModel, table=True):
@@ -129,6 +130,9 @@ class Order(SQLModel, table=True):
             f"(hold_id IS NOT NULL) = (side = 'buy' AND {_OPEN})", name="order_open_buy_held"
         ),
         CheckConstraint(f"NOT ({_OPEN}) OR time_in_force = 'gtc'", name="order_only_gtc_rests"),
+        CheckConstraint(
+            "grant_id IS NULL OR (side = 'sell' AND lots IS NOT NULL)", name="order_resale_counted"
+        ),
         CheckConstraint("client_order_id ~ '^[!-~]{1,64}$'", name="order_client_order_id_form"),
         Index("order_seq", "seq", unique=True),
         Index(
@@ -168,6 +172,7 @@ class Order(SQLModel, table=True):
     reason: str | None = Field(default=None, sa_column=Column(Text))
     hold_id: UUID | None = Field(default=None, sa_column=Column(Uuid))
     client_order_id: str | None = Field(default=None, sa_column=Column(Text))
+    grant_id: UUID | None = Field(default=None, sa_column=Column(Uuid))
     conflict_group: UUID = Field(sa_column=Column(Uuid, nullable=False))
     expires_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
     created_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))

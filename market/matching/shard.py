@@ -48,6 +48,8 @@ class LiveOrder:
     amount: int
     hold_id: UUID | None
     expires_at: datetime | None
+    # The grant whose units a resale order offers.
+    grant_id: UUID | None = None
 
     @property
     def left(self) -> int:
@@ -230,6 +232,7 @@ class Shard:
             amount,
             hold_id,
             expires_at,
+            grant_id,
         ) in rows:
             if instrument is None or instrument.plan_id != plan_id:
                 instrument = self._instruments.get(plan_id)
@@ -250,6 +253,7 @@ class Shard:
                 int(amount or 0),
                 hold_id,
                 expires_at,
+                grant_id,
             )
             left = UNLIMITED if lots is None else lots - filled
             instrument.book.restore(seq, self.owner(order.group), side, price, left)

@@ -43,7 +43,7 @@ WHERE shard = $1 AND holder = $2 AND term = $3
 """
 _OPEN_COLUMNS = """
     seq, id, plan_id, party_id, conflict_group, side, price_minor, lots, filled_lots,
-    NULLIF(filled_amount_minor, 0), hold_id, expires_at
+    NULLIF(filled_amount_minor, 0), hold_id, expires_at, grant_id
 """
 _OPEN = f"""
 SELECT {_OPEN_COLUMNS} FROM matching."order"
@@ -80,7 +80,7 @@ JOIN matching."order" o USING (party_id, client_order_id)
 _READ_ORDERS = """
 SELECT id, plan_id, listing_id, party_id, side, type, time_in_force, post_only, price_minor,
        currency, lots, filled_lots, filled_amount_minor, status, reason, client_order_id,
-       expires_at, created_at, updated_at
+       grant_id, expires_at, created_at, updated_at
 FROM matching."order" WHERE id = ANY($1::uuid[])
 """
 # LATERAL on each order's own index: a posted price may have millions of trades.
@@ -142,6 +142,7 @@ class OrderRow(NamedTuple):
     updated_at: datetime
     closed_at: datetime | None
     closed_seq: int | None
+    grant_id: UUID | None
 
 
 class OrderChange(NamedTuple):
@@ -180,7 +181,7 @@ _ORDERS = BulkTable(
     "matching.order",
     OrderRow._fields,
     "uuid bigint uuid uuid uuid text text text boolean bigint text bigint bigint numeric text "
-    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint",
+    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint uuid",
 )
 _TRADES = BulkTable(
     "matching.trade",

@@ -5,8 +5,8 @@ import sqlalchemy as sa
 from alembic import op
 from market.kernel.migration import append_only, grant
 
-revision = "0018"
-down_revision = "0017"
+revision = "0019"
+down_revision = "0018"
 branch_labels = None
 depends_on = None
 
@@ -44,9 +44,18 @@ def upgrade() -> None:
     grant(op, "contracts.access_grant", "update (offered_units, resold_units)")
     _resale()
     append_only(op, "contracts.resale")
+    op.add_column("order", sa.Column("grant_id", sa.Uuid(), nullable=True), schema="matching")
+    op.create_check_constraint(
+        "order_resale_counted",
+        "order",
+        "grant_id IS NULL OR (side = 'sell' AND lots IS NOT NULL)",
+        schema="matching",
+    )
 
 
 def downgrade() -> None:
+    op.drop_constraint("order_resale_counted", "order", schema="matching", type_="check")
+    op.drop_column("order", "grant_id", schema="matching")
     op.drop_table("resale", schema=_SCHEMA)
     _index("settled_units > accrued_units")
     _check(_AFTER, _BEFORE)
