@@ -81,6 +81,11 @@ class Change(NamedTuple):
     offered: int
     resold: int
 
+    @property
+    def needed(self) -> int:
+        """Free units that it takes; negative: gives back."""
+        return self.offered + self.resold
+
 
 async def read_sources(
     uow: UnitOfWork, grant_ids: Collection[UUID], *, lock: bool = False

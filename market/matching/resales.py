@@ -19,7 +19,7 @@ from market.matching.errors import ExpiryOutOfRange
 from market.matching.models import CloseReason
 
 if TYPE_CHECKING:
-    from market.matching.matcher import Touched
+    from market.matching.touched import Touched
 
 
 @dataclass(slots=True)
@@ -57,14 +57,22 @@ class Holdings:
 
     def take(self, place: Place) -> None:
         """Take the order's units off what later orders find. Raises ResaleUnitsShort (409)."""
+        grant_id, needed = self._units(place)
+        free = self.free[grant_id]
+        if needed > free:
+            raise _short(needed, free)
+        self.free[grant_id] = free - needed
+
+    def give_back(self, place: Place) -> None:
+        """Undo :meth:`take`."""
+        grant_id, units = self._units(place)
+        self.free[grant_id] += units
+
+    def _units(self, place: Place) -> tuple[UUID, int]:
         body = place.body
         assert body.grant_id is not None
         assert body.lots is not None
-        needed = body.lots * self.sources[body.grant_id].lot_units
-        free = self.free[body.grant_id]
-        if needed > free:
-            raise _short(needed, free)
-        self.free[body.grant_id] = free - needed
+        return body.grant_id, body.lots * self.sources[body.grant_id].lot_units
 
 
 async def gather(uow: UnitOfWork, places: Iterable[Place]) -> Holdings:
@@ -121,27 +129,38 @@ def _judge(
     refused: dict[UUID, MarketError],
     ended: dict[UUID, CloseReason],
 ) -> bool:
-    """Old orders only give units back; new ones must find theirs, in input order."""
+    """What is given back first, then what new and enlarged orders need, in input order."""
     free = {grant_id: each.free_units for grant_id, each in sources.items()}
     sound = True
     for ask, change in changes:
-        if ask.admitted is None:
-            free[change.grant_id] -= change.offered + change.resold
-            if ask.matches and resale.inactive(sources[change.grant_id], now) is not None:
-                ended[ask.order.id] = CloseReason.GRANT_ENDED
-                sound = False
+        trades = ask.admitted is None and ask.matches
+        if trades and resale.inactive(sources[change.grant_id], now) is not None:
+            ended[ask.order.id] = CloseReason.GRANT_ENDED
+            sound = False
+        free[change.grant_id] -= min(0, change.needed)
     for ask, change in changes:
-        if ask.admitted is not None:
-            needed = change.offered + change.resold
-            error = resale.inactive(sources[change.grant_id], now)
-            if error is None and needed > free[change.grant_id]:
-                error = _short(needed, free[change.grant_id])
-            if error is not None:
-                refused[ask.order.id] = error
-                sound = False
-            else:
-                free[change.grant_id] -= needed
+        command_id = _asked_by(ask, change)
+        if command_id is None:
+            continue
+        error = resale.inactive(sources[change.grant_id], now)
+        if error is None and change.needed > free[change.grant_id]:
+            error = _short(change.needed, free[change.grant_id])
+        if error is not None:
+            refused[command_id] = error
+            sound = False
+        else:
+            free[change.grant_id] -= change.needed
     return sound
+
+
+def _asked_by(ask: Touched, change: Change) -> UUID | None:
+    """The command that a refusal of more units goes to: the order's own, or its amendment's."""
+    if ask.admitted is not None:
+        return ask.order.id
+    if change.needed <= 0:
+        return None
+    assert ask.revision is not None
+    return ask.revision.amended_by
 
 
 def _short(needed: int, free: int) -> ResaleUnitsShort:

@@ -112,7 +112,7 @@ class Walk:
 
 async def lineage(kernel: Kernel, scene: Scene) -> tuple[int, ...]:
     async with kernel.unit_of_work() as uow:
-        row = await (await uow.raw()).fetchrow(_LINEAGE, scene.plan_id)
+        (row,) = await (await uow.raw()).fetch(_LINEAGE, scene.plan_id)
     return tuple(row)
 
 
