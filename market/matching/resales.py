@@ -19,6 +19,7 @@ from market.matching.errors import ExpiryOutOfRange
 from market.matching.models import CloseReason
 
 if TYPE_CHECKING:
+    from market.matching.shard import LiveOrder
     from market.matching.touched import Touched
 
 
@@ -43,17 +44,23 @@ class Holdings:
         source = resale.check_offer(
             self.sources.get(body.grant_id), holder_id=place.party_id, plan_id=body.plan_id
         )
+        end = self.check_end(source.grant_id, body.expires_at, now)
+        return end if body.rests else None
+
+    def check_end(self, grant_id: UUID, expires_at: datetime | None, now: datetime) -> datetime:
+        """When an offer of the grant's units ends, wished at ``expires_at``.
+
+        Raises ResaleGrantInactive (409) and ExpiryOutOfRange (422).
+        """
+        source = self.sources[grant_id]
         refusal = resale.inactive(source, now)
         if refusal is not None:
             raise refusal
-        if not body.rests:
-            return None
         end = last_offer(source.terms)
-        if body.expires_at is not None and body.expires_at > end:
-            raise ExpiryOutOfRange(
-                f"Units are sold on until {end.isoformat()}.", param="expires_at"
-            )
-        return body.expires_at or end
+        if expires_at is not None and expires_at > end:
+            detail = f"These units are sold on until {end.isoformat()}."
+            raise ExpiryOutOfRange(detail, param="expires_at")
+        return expires_at or end
 
     def take(self, place: Place) -> None:
         """Take the order's units off what later orders find. Raises ResaleUnitsShort (409)."""
@@ -75,9 +82,12 @@ class Holdings:
         return body.grant_id, body.lots * self.sources[body.grant_id].lot_units
 
 
-async def gather(uow: UnitOfWork, places: Iterable[Place]) -> Holdings:
-    """Read the grants that ``places`` name: one query, none without any."""
+async def gather(
+    uow: UnitOfWork, places: Iterable[Place], amended: Iterable[LiveOrder]
+) -> Holdings:
+    """Read the grants that new and amended orders offer units of: one query, none without any."""
     wanted = {place.body.grant_id for place in places if place.body.grant_id is not None}
+    wanted |= {order.grant_id for order in amended if order.grant_id is not None}
     sources = await resale.read_sources(uow, wanted)
     return Holdings(sources, {grant_id: each.free_units for grant_id, each in sources.items()})
 

@@ -261,3 +261,27 @@ async def test_a_book_that_is_read_again_still_knows_which_units_stand_for_sale(
     assert await offered_resold(kernel, holder) == (100, 300)
     await cancel(client, holder.member, order["id"])
     assert await offered_resold(kernel, holder) == (0, 300)
+
+
+async def test_an_amended_offer_reserves_what_it_then_needs(
+    client: httpx.AsyncClient, kernel: Kernel, scene: Scene
+) -> None:
+    holder = await holder_of(client, scene, 5)
+    order = await placed(client, holder.member, offer(scene, holder, 3, 900))
+
+    async def amend(**terms: object) -> httpx.Response:
+        headers = holder.member.headers()
+        return await client.patch(f"/v1/orders/{order['id']}", json=terms, headers=headers)
+
+    for lots, offered in ((5, 500), (2, 200)):
+        answer = await amend(lots=lots)
+        assert (answer.status_code, answer.json()["lots"]) == (200, lots), answer.text
+        assert await offered_resold(kernel, holder) == (offered, 0)
+    short = await amend(lots=6, price_minor=950)
+    assert (short.status_code, short.json()["code"]) == (409, "resale_units_short")
+    assert await offered_resold(kernel, holder) == (200, 0)
+    buyer = await scene.buyer(5_000)
+    await placed(client, buyer, scene.body("buy", 1, 800))
+    answer = await amend(price_minor=800)
+    assert answer.json()["filled_lots"] == 1
+    assert await offered_resold(kernel, holder) == (100, 100)
