@@ -54,6 +54,10 @@ soak: $(DEVELOPMENT) ## Test the ledger against its shadow with random seeds (SO
 kill-ledger: $(DEVELOPMENT) ## kill -9 PostgreSQL and the application while money moves (KILL_ROUNDS=30)
 	@MARKET_KILL_ROUNDS=$(or $(KILL_ROUNDS),30) $(BIN)/python -m pytest -q tests/e2e/test_ledger_kills.py $(ARGS)
 
+.PHONY: kill-matching
+kill-matching: $(DEVELOPMENT) ## kill -9 PostgreSQL and the application while orders trade (KILL_ROUNDS=30)
+	@MARKET_MATCHING_KILL_ROUNDS=$(or $(KILL_ROUNDS),30) $(BIN)/python -m pytest -q tests/e2e/test_matching_kills.py $(ARGS)
+
 .PHONY: check
 check: check-lock check-style check-types check-layers check-schema check-openapi ## Run every check but the tests
 
@@ -90,15 +94,15 @@ bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shri
 	@$(BIN)/python -m tests.benchmarks.bench_ledger
 
 .PHONY: bench-matching-durable
-bench-matching-durable: $(DEVELOPMENT) ## Benchmark the durable engine (BENCH_MATCHING_OPERATIONS shrinks it)
-	@$(BIN)/python -m tests.benchmarks.bench_matching_durable
+bench-matching-durable: $(DEVELOPMENT)
+	@$(BIN)/python -m tests.benchmarks.matching_durable
 
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
 	@$(BIN)/python -m tests.benchmarks.bench_knn_shapley
 
 .PHONY: bench-matching
-bench-matching: $(DEVELOPMENT) $(MATCHING_PEERS)
+bench-matching: $(DEVELOPMENT) $(MATCHING_PEERS) ## Benchmark matching: book, durable engine, HTTP (12 minutes)
 	@$(BIN)/python -m tests.benchmarks.bench_matching
 
 .PHONY: fmt
