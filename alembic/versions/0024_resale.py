@@ -5,8 +5,8 @@ import sqlalchemy as sa
 from alembic import op
 from market.kernel.migration import append_only, grant
 
-revision = "0023"
-down_revision = "0022"
+revision = "0024"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
