@@ -14,6 +14,7 @@ MODELS = (
     "market.parties.models",
     "market.parties.trading",
     "listings.models",
+    "listings.reservation_models",
     "pricing.models",
     "pricing.billing_models",
     "settlement.models",
@@ -29,6 +30,7 @@ MODELS = (
     "market.matching.control_models",
     "market.matching.inbox_models",
     "market.demand.models",
+    "market.auctions.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):

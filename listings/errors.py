@@ -70,6 +70,12 @@ class ListingNotLive(Conflict):
     title = "The listing is not on the market"
 
 
+class ListingReserved(Conflict):
+    code = "listing_reserved"
+    title = "The data is promised to one buyer, or being auctioned exclusively"
+    default_hint = "Bid in the auction while it runs: GET /v1/auctions?status=open."
+
+
 class CoreDataRefused(Invalid):
     code = "core_data_refused"
     title = "Core data cannot be traded"

@@ -3,13 +3,20 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import and_, update
 from sqlmodel import col, select
 
 from listings.certificates import find_certificate
-from listings.errors import CertificateNotFound, ListingNotFound, ListingNotLive, VersionNotFound
+from listings.errors import (
+    CertificateNotFound,
+    ListingNotFound,
+    ListingNotLive,
+    ListingReserved,
+    VersionNotFound,
+)
 from listings.lifecycle import ListingStatus
 from listings.models import CatalogEntry, Certificate, Listing, ProductVersion
+from listings.reservation_models import Reservation
 from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
 from market.parties.models import Party, PartyStatus
@@ -23,20 +30,23 @@ async def get_listing(uow: UnitOfWork, listing_id: UUID) -> Listing:
     return listing
 
 
-async def get_live_listing(uow: UnitOfWork, listing_id: UUID) -> Listing:
-    """A listing that can be traded now.
+async def get_live_listing(
+    uow: UnitOfWork, listing_id: UUID, *, holder_id: UUID | None = None
+) -> Listing:
+    """A listing that can be traded now, by ``holder_id`` also when it has reserved the product.
 
     Raises ListingNotFound (404), also for one that was never published, and ListingNotLive
-    (409) when it is suspended or delisted, or when its seller may not trade.
+    (409) when it is suspended or delisted, or when its seller may not trade; ListingReserved
+    (409) when another sale holds it.
     """
-    found = (await get_live_listings(uow, [listing_id]))[listing_id]
+    found = (await get_live_listings(uow, [listing_id], holder_id=holder_id))[listing_id]
     if isinstance(found, MarketError):
         raise found
     return found
 
 
 async def get_live_listings(
-    uow: UnitOfWork, ids: Collection[UUID]
+    uow: UnitOfWork, ids: Collection[UUID], *, holder_id: UUID | None = None
 ) -> dict[UUID, Listing | MarketError]:
     """Each of ``ids`` as :func:`get_live_listing` finds it, in one query; what it would raise
     stands in the place of the listing.
@@ -45,11 +55,18 @@ async def get_live_listings(
     if not found:
         return found
     rows = await uow.session.exec(
-        select(Listing, Party.status)
+        select(Listing, Party.status, Reservation.holder_id)
         .join(Party, col(Party.id) == col(Listing.seller_id))
+        .outerjoin(
+            Reservation,
+            and_(
+                col(Reservation.product_id) == col(Listing.product_id),
+                col(Reservation.released_at).is_(None),
+            ),
+        )
         .where(col(Listing.id).in_(sorted(found)))
     )
-    for listing, seller_status in rows:
+    for listing, seller_status, reserved_by in rows:
         if listing.listed_at is None:
             continue
         found[listing.id] = listing
@@ -59,6 +76,8 @@ async def get_live_listings(
             )
         elif seller_status is not PartyStatus.VERIFIED:
             found[listing.id] = ListingNotLive("Its seller may not trade at the moment.")
+        elif reserved_by not in (None, holder_id):
+            found[listing.id] = ListingReserved()
     return found
 
 

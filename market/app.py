@@ -16,6 +16,7 @@ from contracts import (
 )
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
+from market.auctions import endpoints as auction_endpoints
 from market.console import endpoints as console_endpoints
 from market.demand import endpoints as demand_endpoints
 from market.kernel.context import open_kernel
@@ -58,6 +59,7 @@ ROUTERS = (
     matching_endpoints.router,
     control_endpoints.router,
     demand_endpoints.router,
+    auction_endpoints.router,
     contract_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,

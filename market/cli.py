@@ -27,6 +27,8 @@ ledger_app = typer.Typer(no_args_is_help=True, help="The double-entry ledger.")
 app.add_typer(operator_app, name="operator")
 app.add_typer(certificate_app, name="certificate")
 app.add_typer(ledger_app, name="ledger")
+auction_app = typer.Typer(no_args_is_help=True, help="Auctions by sealed bids.")
+app.add_typer(auction_app, name="auction")
 settlement_app = typer.Typer(no_args_is_help=True, help="The payment provider's side.")
 app.add_typer(settlement_app, name="settlement")
 
@@ -265,6 +267,24 @@ def ledger_check_proof(
             raise _fail(f"Not proved: {error}") from error
         except ValueError as error:
             raise _fail(f"There are no keys to check with: {error}") from error
+        typer.echo(json.dumps(proven.summary(), indent=2))
+
+
+@auction_app.command("verify")
+def auction_verify(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The proof.")],
+    commitment: Annotated[
+        str | None, typer.Option(help="The commitment that was published at the opening.")
+    ] = None,
+) -> None:
+    """Repeat an auction's decision from its proof, offline. Exit code 1: another result."""
+    from market.auctions.proof_check import ProofInvalid, check_proof
+
+    with _plain_errors():
+        try:
+            proven = check_proof(file.read_bytes(), commitment=commitment)
+        except ProofInvalid as error:
+            raise _fail(f"Not proved: {error}") from error
         typer.echo(json.dumps(proven.summary(), indent=2))
 
 

@@ -20,6 +20,7 @@ SERVICES = {
     "pricing": "pricing",
     "matching": "market.matching",
     "demand": "market.demand",
+    "auctions": "market.auctions",
     "contracts": "contracts",
     "settlement": "settlement",
 }

@@ -2,6 +2,7 @@
 
 from contracts import dispute_jobs, invoicing, jobs as contract_jobs
 from listings import jobs as listing_jobs
+from market.auctions import jobs as auction_jobs
 from market.demand import jobs as demand_jobs
 from market.operations import retention
 from market.worker import ScheduledJob, every
@@ -29,6 +30,9 @@ SCHEDULE = [
     ScheduledJob("expire_grants", contract_jobs.expire_grants, every(5)),
     ScheduledJob("expire_holds", settlement_jobs.expire_holds, every(5)),
     ScheduledJob("dispute_deadlines", dispute_jobs.apply_deadlines, every(5)),
+    ScheduledJob("decide_auctions", auction_jobs.decide_auctions, every(2)),
+    ScheduledJob("withdraw_blocked", auction_jobs.withdraw_blocked, every(2)),
+    ScheduledJob("release_products", auction_jobs.release_products, every(30)),
     ScheduledJob("match_standing", demand_jobs.match_standing, every(2)),
     ScheduledJob("expire_requests", demand_jobs.expire_requests, every(5)),
     ScheduledJob("expire_quotes", demand_jobs.expire_quotes, every(5)),

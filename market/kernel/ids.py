@@ -11,6 +11,8 @@ PREFIXES = {
     "acc": "account",
     "agr": "agreement",
     "alr": "alert",
+    "auc": "auction",
+    "bid": "bid",
     "cal": "call auction",
     "cor": "correction",
     "crd": "credential",
@@ -100,6 +102,8 @@ def _wire(prefix: str) -> Any:
 AccountId = Annotated[UUID, *_wire("acc")]
 AgreementId = Annotated[UUID, *_wire("agr")]
 AlertId = Annotated[UUID, *_wire("alr")]
+AuctionId = Annotated[UUID, *_wire("auc")]
+BidId = Annotated[UUID, *_wire("bid")]
 CallAuctionId = Annotated[UUID, *_wire("cal")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]

@@ -139,9 +139,19 @@ def _expiry(place: Place, now: datetime) -> datetime | None:
         if not now < body.expires_at <= now + EXPIRY_MAX:
             raise ExpiryOutOfRange(param="expires_at")
         return body.expires_at
-    if body.side is OrderSide.BUY and body.effective_tif is TimeInForceName.GTC:
+    if body.side is OrderSide.BUY and body.effective_tif in _RESTS_UNDATED:
         return now + BUY_TTL
     return None
+
+
+_RESTS_UNDATED = (TimeInForceName.GTC, TimeInForceName.AUCTION)
+
+
+def give_back(admitted: Admitted, facts: Facts) -> None:
+    """Undo what :func:`admit` took off ``facts``, for an order that the book did not take."""
+    if admitted.reserve_minor:
+        facts.balances[admitted.account.id] += admitted.reserve_minor
+    facts.client_ids.discard((admitted.place.party_id, admitted.place.body.client_order_id or ""))
 
 
 def _take_money(admitted: Admitted, facts: Facts) -> None:

@@ -18,7 +18,7 @@ from market.kernel.errors import MarketError
 from market.kernel.idempotency import KeyReused
 from market.kernel.logging import get_logger
 from market.matching import control_answers, control_desk, record, sql
-from market.matching.admission import Facts, admit, gather
+from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.commands import Cancel, Command, Control, Place, Reply
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
@@ -30,10 +30,11 @@ from market.matching.errors import (
     OrderUnfunded,
 )
 from market.matching.gate import Gate
-from market.matching.matcher import Matcher, Touched
+from market.matching.matcher import Matcher
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
 from market.matching.shard import LiveOrder, Shard
+from market.matching.touched import Touched
 from market.matching.views import new_order_json, read_views
 from market.parties.directory import get_standings, related
 from market.parties.models import PartyStatus
@@ -148,6 +149,8 @@ class Batch:
         """Take over what was committed into the shard's memory."""
         for touched in self._matcher.touched.values():
             order = touched.order
+            if touched.revision is not None:
+                self._shard.revise(order, touched.revision)
             order.filled, order.amount = touched.filled, touched.amount
             order.hold_id = touched.hold_id
             if touched.admitted is None:
@@ -262,15 +265,21 @@ class Batch:
                 plan = facts.plans.get(command.body.plan_id)
                 if plan is not None:
                     gate.check(command, plan)
-                admitted = admit(command, facts, now=uow.now)
-                placed = self._matcher.place(admitted, seq=self._next_seq())
-                self._placed[index] = placed
-                if placed.matches:
-                    gate.traded(placed)
+                self._place(index, admit(command, facts, now=uow.now), facts, gate)
             elif isinstance(command, Cancel):
                 self._cancel(index, command)
         except MarketError as refusal:
             self.replies[index] = Reply.refusal(refusal, command.request_id)
+
+    def _place(self, index: int, admitted: Admitted, facts: Facts, gate: Gate) -> None:
+        try:
+            placed = self._matcher.place(admitted, seq=self._next_seq())
+        except MarketError:
+            give_back(admitted, facts)
+            raise
+        self._placed[index] = placed
+        if placed.matches:
+            gate.traded(placed)
 
     def _cancel(self, index: int, command: Cancel) -> None:
         order = self._shard.order(command.order_id)
@@ -311,7 +320,8 @@ class Batch:
         planned = postings(touched, now=uow.now)
         sources = await record.read_sources(uow, self._kernel, self._matcher.matches)
         making = asyncio.create_task(
-            record.prepare(self._kernel, touched, sources, now=uow.now), name="batch-records"
+            record.prepare(self._kernel, touched, self._matcher.matches, sources, now=uow.now),
+            name="batch-records",
         )
         try:
             sound = True
@@ -330,13 +340,19 @@ class Batch:
     def _judge(self, touched: Touched, command: object, refused: Refused) -> bool:
         """What a refusal means for the order; True when the batch may go on."""
         order = touched.order
-        if isinstance(command, Hold):
+        if isinstance(command, Hold) and touched.admitted is not None:
             # The balance shrank between the first opinion and the lock.
             short = refused.code == OrderUnfunded.code
             error = OrderUnfunded(refused.detail) if short else error_of(refused)
             self._verdicts.refused[order.id] = error
             return False
-        if isinstance(command, Capture) and touched.admitted is None:
+        amended_by = None if touched.revision is None else touched.revision.amended_by
+        if isinstance(command, Hold) and amended_by is not None:
+            self._verdicts.refused[amended_by] = OrderUnfunded(refused.detail)
+            return False
+        if amended_by in self._verdicts.refused:
+            return False
+        if isinstance(command, Hold | Capture) and touched.admitted is None:
             _log.error("order_hold_lost", order_id=str(order.id), code=refused.code)
             self._verdicts.ended[order.id] = CloseReason.HOLD_LOST
             return False

@@ -3,18 +3,16 @@
 No clock, no randomness, no set iteration, no I/O: the same calls give the same fills on every
 machine. Everything is an ``int``: ``ref`` is the engine's order sequence number, ``owner`` the
 number of a self-trade group (a party with its affiliates), ``party`` the party's own number,
-``price`` minor units per lot, ``lots`` the quantity. Time priority is arrival order at a price,
-so the caller's refs, and the ranks of amendments among them, must rise.
+``price`` minor units per lot (positive), ``lots`` the quantity. Time priority is arrival order at
+a price, so the caller's refs, and the ranks of amendments among them, must rise; none comes twice.
 """
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from itertools import islice, takewhile
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 from market.matching.call_auction import Clearing, clearing
-from market.matching.ladder import KEY, LOTS, OWNER, PARTY, RANK, REF, SIDE, Ladder, Order
+from market.matching.ladder import LOTS, OWNER, PARTY, PRICE, REF, SIDE, Ladder, Order, Place
 from market.matching.marks import add_marks, order_mark
 from market.matching.terms import (
     UNLIMITED,
@@ -31,10 +29,11 @@ from market.matching.terms import (
 )
 
 # Attribute access on an enum class is slow in Python 3.11, globals are not; and the interpreter
-# has a fast comparison for plain ints only.
+# has fast comparisons of plain ints with each other, but asks an int at length if it is true.
 _FOK: Final = int(TimeInForce.FOK)
 _GTC: Final = int(TimeInForce.GTC)
 _AUCTION: Final = int(TimeInForce.AUCTION)
+_CONTINUOUS: Final = Phase.CONTINUOUS
 # Below this many a sweep costs more than the dead orders it frees.
 _SWEEP_MIN: Final = 256
 
@@ -55,23 +54,31 @@ class Uncrossing(NamedTuple):
 class Book:
     """Resting orders of one instrument. One call, one step; no call leaves it half changed."""
 
-    __slots__ = ("_asks", "_auction_only", "_bids", "_orders", "_own", "_phase")
+    __slots__ = ("_asks", "_auction_only", "_bids", "_dead", "_orders", "_own", "_phase", "_ranks")
 
     def __init__(self) -> None:
-        self._bids = Ladder(-1)
-        self._asks = Ladder(1)
-        self._orders: dict[int, Order] = {}
+        self._orders: dict[Place, Order] = {}
+        self._bids = Ladder(-1, self._orders)
+        self._asks = Ladder(1, self._orders)
+        # The ranks of orders whose priority an amendment changed; the others have their ref's.
+        self._ranks: dict[int, int] = {}
+        # Places that died in their queues since the last sweep: an upper bound of those in there.
+        self._dead = 0
         self._phase: Phase = Phase.CONTINUOUS
-        # Refs of auction-only orders, some of them gone. A dict for its order.
-        self._auction_only: dict[int, None] = {}
-        # In a call auction: the orders of each group, some of them gone.
-        self._own: dict[int, list[Order]] = {}
+        # Places of auction-only orders, some of them gone. A dict for its order.
+        self._auction_only: dict[Place, None] = {}
+        # In a call auction: the places of each group's orders, some of them gone.
+        self._own: dict[int, list[Place]] = {}
 
     def __len__(self) -> int:
         return len(self._orders)
 
     def __contains__(self, ref: int) -> bool:
-        return ref in self._orders
+        return self._place(ref) in self._orders
+
+    def _place(self, ref: int) -> Place:
+        rank = self._ranks.get(ref)
+        return ref if rank is None else -rank
 
     @property
     def phase(self) -> Phase:
@@ -107,32 +114,33 @@ class Book:
             own, other, key, limit = self._asks, self._bids, price, -price
         else:
             own, other, key, limit = self._bids, self._asks, -price, price
-        if tif > 1 or post_only or minimum or self._phase:
+        if tif > 1 or post_only or minimum > 0 or self._phase is not _CONTINUOUS:
             if self._phase or tif == _AUCTION:
                 if post_only or minimum:
                     return Outcome.WRONG_PHASE
-                order = [lots, owner, ref, side, key, rank or ref, party]
-                return self._collect(order, limit, tif, prevent_by, cuts)
+                order = (lots, owner, ref, side, price, party)
+                return self._collect(order, rank, limit, tif, prevent_by, cuts)
             refusal = _refusal(other, limit, lots, tif, owner, prevent_by, minimum, post_only)
             if refusal is not None:
                 return refusal
         heap = other.heap
         if heap and heap[0] <= limit:
             lots = self._take(ref, other, owner, limit, lots, fills, prevent_by, cuts)
-            if not lots:
-                return _FILLED
-            if lots < 0:
-                return _SELF_TRADE
-        if tif:
+            if lots <= 0:
+                return _FILLED if lots == 0 else _SELF_TRADE
+        if tif > 0:
             return _REMAINDER_CANCELLED
-        self._orders[ref] = order = [lots, owner, ref, side, key, rank or ref, party]
+        if rank > 0:
+            self._rest((lots, owner, ref, side, price, party), rank)
+            return _RESTING
+        self._orders[ref] = (lots, owner, ref, side, price, party)
         # ``Ladder.add`` without its call.
-        queue = own.queues.get(key)
-        if queue is None:
-            own.queues[key] = [order]
-            heappush(own.heap, key)
+        queues = own.queues
+        if key in queues:
+            queues[key].append(ref)
         else:
-            queue.append(order)
+            queues[key] = [ref]
+            heappush(own.heap, key)
         return _RESTING
 
     def _take(
@@ -147,30 +155,32 @@ class Book:
         cuts: list[Cut] | None,
     ) -> int:
         """Trade against ``other`` up to ``limit``: the lots left, or -1 at an own order."""
-        heap = other.heap
+        orders, heap, queues = self._orders, other.heap, other.queues
         while heap and heap[0] <= limit:
             key = heap[0]
-            price = key * other.sign
             gone = 0
-            for maker in other.queues[key]:
-                available = maker[LOTS]
-                if not available:
-                    other.dead -= 1
-                elif maker[OWNER] == owner:
-                    lots = self._prevent(ref, maker, price, lots, prevent_by, cuts)
+            for place in queues[key]:
+                order = orders.get(place)
+                if order is None:
+                    gone += 1
+                    continue
+                available, group, maker, side, price, party = order
+                if group == owner:
+                    lots = self._prevent(ref, place, order, lots, prevent_by, cuts)
                     if lots < 0:
-                        gone += not maker[LOTS]
                         break
                 elif lots < available:
                     if available < UNLIMITED:
-                        maker[LOTS] = available = available - lots
-                    fills.append((ref, maker[REF], price, lots, available))
+                        available -= lots
+                        orders[place] = (available, group, maker, side, price, party)
+                    fills.append((ref, maker, price, lots, available))
                     lots = 0
                     break
                 else:
-                    maker[LOTS] = 0
-                    del self._orders[maker[REF]]
-                    fills.append((ref, maker[REF], price, available, 0))
+                    del orders[place]
+                    if place < 0:
+                        del self._ranks[maker]
+                    fills.append((ref, maker, price, available, 0))
                     if lots == available:
                         gone += 1
                         lots = 0
@@ -179,9 +189,9 @@ class Book:
                         lots -= available
                 gone += 1
             else:
-                del other.queues[heappop(heap)]
+                del queues[heappop(heap)]
                 continue
-            if gone:
+            if gone > 0:
                 other.drop(key, gone)
             break
         return lots
@@ -189,34 +199,39 @@ class Book:
     def _prevent(
         self,
         ref: int,
-        maker: Order,
-        price: int,
+        place: Place,
+        order: Order,
         lots: int,
         prevent_by: int,
         cuts: list[Cut] | None,
     ) -> int:
         """Keep ``lots`` from trading with an own order: the lots left, or -1 when they must end.
 
-        A dead ``maker`` stays in its queue, uncounted. Raises ValueError without a list for cuts.
+        A dead order's place stays in its queue. Raises ValueError without a list for cuts.
         """
         if prevent_by == SelfTrade.CANCEL_NEWEST:
             return -1
         if cuts is None:
             raise ValueError("this self-trade mode needs a list for its cuts")
-        available = maker[LOTS]
+        available, price = order[LOTS], order[PRICE]
         if prevent_by == SelfTrade.DECREMENT and lots < available:
             if available < UNLIMITED:
-                maker[LOTS] = available - lots
-                cuts.append((ref, maker[REF], price, lots, maker[LOTS]))
+                self._orders[place] = (available - lots, *order[OWNER:])
+                cuts.append((ref, order[REF], price, lots, available - lots))
             return -1
-        del self._orders[maker[REF]]
-        maker[LOTS] = 0
-        cuts.append((ref, maker[REF], price, available, 0))
+        self._remove(place, order)
+        cuts.append((ref, order[REF], price, available, 0))
         if prevent_by == SelfTrade.CANCEL_OLDEST:
             return lots
         if prevent_by == SelfTrade.CANCEL_BOTH or lots == available:
             return -1
         return lots if lots == UNLIMITED else lots - available
+
+    def _remove(self, place: Place, order: Order) -> None:
+        del self._orders[place]
+        if place < 0:
+            del self._ranks[order[REF]]
+        self._dead += 1
 
     def cancel(self, ref: int) -> int:
         """Take a resting order out. Returns the lots it still had, 0 when the ref is unknown.
@@ -225,23 +240,26 @@ class Book:
         """
         order = self._orders.pop(ref, None)
         if order is None:
-            return 0
-        left = order[LOTS]
-        order[LOTS] = 0
-        ladder = self._asks if order[SIDE] else self._bids
-        ladder.dead = dead = ladder.dead + 1
+            rank = self._ranks.pop(ref, None)
+            if rank is None:
+                return 0
+            order = self._orders.pop(-rank)
+        self._dead = dead = self._dead + 1
         if dead > _SWEEP_MIN and dead > len(self._orders):
-            ladder.sweep()
-        return left
+            self._bids.sweep()
+            self._asks.sweep()
+            self._dead = 0
+        return order[LOTS]
 
     def cancel_all(self, party: int | None = None) -> list[Cut]:
         """Take out all orders, or those of one party, in time priority. O(resting orders)."""
-        found = [o for o in self._orders.values() if party is None or o[PARTY] == party]
-        return self._cut(found)
+        items = self._orders.items()
+        return self._cut([place for place, o in items if party is None or o[PARTY] == party])
 
-    def _cut(self, orders: list[Order]) -> list[Cut]:
-        orders.sort(key=itemgetter(RANK))
-        return [(0, o[REF], abs(o[KEY]), self.cancel(o[REF]), 0) for o in orders]
+    def _cut(self, places: list[Place]) -> list[Cut]:
+        # A place is a rank but for its sign.
+        found = [self._orders[place] for place in sorted(places, key=abs)]
+        return [(0, o[REF], o[PRICE], self.cancel(o[REF]), 0) for o in found]
 
     def amend(
         self,
@@ -261,26 +279,25 @@ class Book:
         ``WOULD_CROSS`` and ``WRONG_PHASE`` leave the order as it was. The other arguments are
         :meth:`submit`'s.
         """
-        order = self._orders.get(ref)
+        place = self._place(ref)
+        order = self._orders.get(place)
         if order is None:
             return Outcome.UNKNOWN
         if lots <= 0:
             self.cancel(ref)
             return Outcome.CANCELLED
-        side, had = order[SIDE], order[LOTS]
-        key = price if side else -price
-        if key == order[KEY] and lots <= had:
-            order[LOTS] = lots
+        had, owner, _, side, at, party = order
+        if price == at and lots <= had:
+            self._orders[place] = (lots, owner, ref, side, price, party)
             return Outcome.AMENDED
         if self._phase is Phase.HALTED or (post_only and self._phase):
             return Outcome.WRONG_PHASE
         if post_only:
-            best = (self._bids if side else self._asks).head()
-            if best is not None and best[KEY] <= -key:
+            best = self.best(1 - side)
+            if best is not None and (best >= price if side else best <= price):
                 return Outcome.WOULD_CROSS
-        tif = _AUCTION if ref in self._auction_only else _GTC
+        tif = _AUCTION if place in self._auction_only else _GTC
         self.cancel(ref)
-        owner, party = order[OWNER], order[PARTY]
         return self.submit(
             ref, owner, side, price, lots, tif, fills, party, False, prevent_by, 0, cuts, rank
         )
@@ -294,8 +311,8 @@ class Book:
         """Collect orders for a call auction: they rest, even across the other side."""
         self._phase = Phase.CALL
         self._own = {}
-        for order in self._orders.values():
-            self._own.setdefault(order[OWNER], []).append(order)
+        for place, order in self._orders.items():
+            self._own.setdefault(order[OWNER], []).append(place)
 
     def indicative(self, reference: int | None) -> Clearing | None:
         """What :meth:`uncross` would do now; None when nothing crosses."""
@@ -303,8 +320,8 @@ class Book:
         if bid is None or ask is None or bid < ask:
             return None
         return clearing(
-            _aggregated(self._bids, -ask),
-            _aggregated(self._asks, bid),
+            self._bids.aggregated(-ask),
+            self._asks.aggregated(bid),
             reference,
         )
 
@@ -321,48 +338,57 @@ class Book:
             buy, sell = self._bids.head(), self._asks.head()
             assert buy is not None, "the volume is wanted"
             assert sell is not None, "the volume is offered"
-            lots = min(left, buy[LOTS], sell[LOTS])
+            bid, ask = buy[1], sell[1]
+            lots = min(left, bid[LOTS], ask[LOTS])
             executions.append(
-                Execution(buy[REF], sell[REF], lots, self._fill(buy, lots), self._fill(sell, lots))
+                Execution(bid[REF], ask[REF], lots, self._fill(*buy, lots), self._fill(*sell, lots))
             )
             left -= lots
-        ended = [self._orders[ref] for ref in self._auction_only if ref in self._orders]
-        cancelled = self._cut(ended)
+        cancelled = self._cut([place for place in self._auction_only if place in self._orders])
         self._phase = Phase.CONTINUOUS
         self._own, self._auction_only = {}, {}
         return Uncrossing(found, executions, cancelled)
 
-    def _fill(self, order: Order, lots: int) -> int:
+    def _fill(self, place: Place, order: Order, lots: int) -> int:
         """Take traded lots off a resting order: what it keeps."""
         left = order[LOTS] - lots
         if order[LOTS] == UNLIMITED:
             return UNLIMITED
         if left:
-            order[LOTS] = left
+            self._orders[place] = (left, *order[OWNER:])
         else:
             self.cancel(order[REF])
         return left
 
     def _collect(
-        self, order: Order, limit: int, tif: int, prevent_by: int, cuts: list[Cut] | None
+        self,
+        order: Order,
+        rank: int,
+        limit: int,
+        tif: int,
+        prevent_by: int,
+        cuts: list[Cut] | None,
     ) -> Outcome:
         """Rest an order until the auction ends, if it can wait for that."""
         if self._phase is not Phase.CALL or tif not in (_GTC, _AUCTION):
             return Outcome.WRONG_PHASE
-        own = self._own[order[OWNER]] = [o for o in self._own.get(order[OWNER], ()) if o[LOTS]]
-        crossed = [o for o in own if o[SIDE] != order[SIDE] and o[KEY] <= limit]
-        crossed.sort(key=itemgetter(KEY, RANK))
-        other = self._bids if order[SIDE] else self._asks
-        for maker in crossed:
+        orders = self._orders
+        own = [place for place in self._own.get(order[OWNER], ()) if place in orders]
+        self._own[order[OWNER]] = own
+        sign = 1 if order[SIDE] == Side.BUY else -1
+        crossed = [
+            place
+            for place in own
+            if orders[place][SIDE] != order[SIDE] and orders[place][PRICE] * sign <= limit
+        ]
+        crossed.sort(key=lambda place: (orders[place][PRICE] * sign, abs(place)))
+        lots = order[LOTS]
+        for place in crossed:
             # Prevented on entry, no pair of one group crosses when the auction ends.
-            price = abs(maker[KEY])
-            lots = self._prevent(order[REF], maker, price, order[LOTS], prevent_by, cuts)
-            other.dead += not maker[LOTS]
+            lots = self._prevent(order[REF], place, orders[place], lots, prevent_by, cuts)
             if lots < 0:
                 return _SELF_TRADE
-            order[LOTS] = lots
-        own.append(order)
-        self._rest(order, tif == _AUCTION)
+        own.append(self._rest((lots, *order[OWNER:]), rank, tif == _AUCTION))
         return _RESTING
 
     def restore(
@@ -377,15 +403,22 @@ class Book:
         auction_only: bool = False,
     ) -> None:
         """Rest an order without matching, for a rebuild in rising rank (by default the ref)."""
-        key = price if side else -price
-        time = ref if rank is None else rank
-        self._rest([lots, owner, ref, int(side), key, time, party], auction_only)
+        moved = 0 if rank is None or rank == ref else rank
+        self._rest((lots, owner, ref, int(side), price, party), moved, auction_only)
 
-    def _rest(self, order: Order, auction_only: bool) -> None:
-        self._orders[order[REF]] = order
-        (self._asks if order[SIDE] else self._bids).add(order)
+    def _rest(self, order: Order, rank: int = 0, auction_only: bool = False) -> Place:
+        ref, side, price = order[REF], order[SIDE], order[PRICE]
+        place = ref
+        if rank:
+            self._ranks[ref], place = rank, -rank
+        self._orders[place] = order
+        if side:
+            self._asks.add(price, place)
+        else:
+            self._bids.add(-price, place)
         if auction_only:
-            self._auction_only[order[REF]] = None
+            self._auction_only[place] = None
+        return place
 
     def quote(
         self, side: int, price: int, lots: int, owner: int, prevent_by: int = 0
@@ -399,41 +432,37 @@ class Book:
 
     def left(self, ref: int) -> int:
         """Lots still resting under ``ref`` (``UNLIMITED`` for a posted price), 0 when unknown."""
-        order = self._orders.get(ref)
+        order = self._orders.get(self._place(ref))
         return 0 if order is None else order[LOTS]
 
     def best(self, side: int) -> int | None:
         """The best price of a side, or None when it is empty."""
-        order = (self._asks if side else self._bids).head()
-        return None if order is None else abs(order[KEY])
+        head = (self._asks if side else self._bids).head()
+        return None if head is None else head[1][PRICE]
 
     def depth(self, side: int, levels_max: int) -> list[Level]:
         """The aggregated book of a side, best price first, at most ``levels_max`` levels.
 
         O(orders in them): a feed that keeps levels up to date adds up what the calls report.
         """
-        ladder = self._asks if side else self._bids
-        found: list[Level] = []
-        for price, orders in islice(ladder.ascending(), levels_max):
-            limited = [order[LOTS] for order in orders if order[LOTS] < UNLIMITED]
-            found.append(Level(price, sum(limited), len(orders), len(orders) - len(limited)))
-        return found
+        return (self._asks if side else self._bids).depth(levels_max)
 
     def resting(self) -> Iterator[Resting]:
         """Every living order, bids then asks, in priority order."""
         for side, ladder in ((Side.BUY, self._bids), (Side.SELL, self._asks)):
-            for price, orders in ladder.ascending():
-                for lots, owner, ref, _, _, rank, party in orders:
-                    late = ref in self._auction_only
-                    yield Resting(ref, owner, side, price, lots, rank, party, late)
+            for price, places in ladder.ascending():
+                for place in places:
+                    lots, owner, ref, _, _, party = self._orders[place]
+                    late = place in self._auction_only
+                    yield Resting(ref, owner, side, price, lots, abs(place), party, late)
 
     def checksum(self) -> int:
         """63-bit sum of ``order_mark`` over the living orders."""
         total = 0
-        for o in self.resting():
-            mark = order_mark(o.ref, o.side, o.price, o.lots, o.rank, o.auction_only)
-            total = add_marks(total, mark)
-        return total
+        late = self._auction_only
+        for place, (lots, _, ref, side, price, _) in self._orders.items():
+            total += order_mark(ref, side, price, lots, abs(place), place in late)
+        return add_marks(0, total)
 
 
 def _refusal(
@@ -449,15 +478,9 @@ def _refusal(
     """Why an order with conditions does not enter, None when it does."""
     if post_only:
         best = other.head()
-        if best is not None and best[KEY] <= limit:
+        if best is not None and best[1][PRICE] * other.sign <= limit:
             return Outcome.WOULD_CROSS
     needed = lots if tif == _FOK else minimum
     if needed and other.walk(limit, lots, owner, prevent_by)[0] < needed:
         return Outcome.KILLED if tif == _FOK else Outcome.BELOW_MINIMUM
     return None
-
-
-def _aggregated(ladder: Ladder, limit: int) -> list[tuple[int, int]]:
-    """(price, lots) of the levels up to a key, best first."""
-    levels = takewhile(lambda level: level[0] * ladder.sign <= limit, ladder.ascending())
-    return [(price, sum(order[LOTS] for order in orders)) for price, orders in levels]

@@ -5,7 +5,7 @@ MarketError
 ├── PaymentRequired 402: OrderUnfunded
 ├── NotFound 404: OrderNotFound
 ├── Forbidden 403: NotTheSeller, SelfTrade
-├── Conflict 409: OrderClosed, ClientOrderIdTaken
+├── Conflict 409: OrderClosed, ClientOrderIdTaken, InstrumentClosed, PostOnlyWouldCross
 ├── Unavailable 503: EngineStandby, EngineBusy, EngineStalled, BookHalted
 └── EngineFailed 500
 """
@@ -60,6 +60,18 @@ class OrderClosed(Conflict):
 class ClientOrderIdTaken(Conflict):
     code = "client_order_id_taken"
     title = "The client_order_id belongs to another order of this party"
+
+
+class InstrumentClosed(Conflict):
+    code = "instrument_closed"
+    title = "The instrument takes no such order at the moment"
+    default_hint = "Send it again, under a new Idempotency-Key, when the instrument is open for it."
+
+
+class PostOnlyWouldCross(Conflict):
+    code = "post_only_would_cross"
+    title = "With these terms the post-only order would trade at once"
+    default_hint = "The order is as it was; choose another price."
 
 
 class EngineStandby(Unavailable):

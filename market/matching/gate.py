@@ -16,11 +16,12 @@ from market.matching.control_errors import (
 )
 from market.matching.control_models import MARKET
 from market.matching.controls import Controls
-from market.matching.matcher import SIDES, Matcher, Touched
+from market.matching.matcher import SIDES, TIFS, Matcher
 from market.matching.models import OrderType
 from market.matching.rules import Rules, Terms
 from market.matching.shard import Shard
-from market.matching.terms import UNLIMITED, Phase, Side, TimeInForce
+from market.matching.terms import UNLIMITED, Phase, Side
+from market.matching.touched import Touched
 from market.parties.errors import TradingBlocked
 from pricing.models import Plan
 
@@ -97,8 +98,9 @@ class Gate:
             side=side,
             price=body.limit_minor,
             lots=UNLIMITED if body.lots is None else body.lots,
-            tif=TimeInForce[body.effective_tif.name],
+            tif=TIFS[body.effective_tif],
             post_only=body.post_only,
+            minimum=body.min_lots or 0,
             market=body.type is OrderType.MARKET,
         )
         price_name = "price_minor" if body.price_minor is not None else "protection_price_minor"

@@ -6,89 +6,35 @@ No I/O. Books change at once; live orders do not, so that forgetting the touched
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterable
 from uuid import UUID
 
 from market.kernel.ids import new_id
 from market.matching.admission import Admitted
-from market.matching.marks import add_marks, order_mark
+from market.matching.desk import Desk, Step
+from market.matching.errors import InstrumentClosed
+from market.matching.marks import add_marks
 from market.matching.models import CloseReason, OrderSide, OrderStatus, TimeInForceName
-from market.matching.phases import enter
-from market.matching.shard import LiveOrder, Shard
-from market.matching.terms import UNLIMITED, Fill, Outcome, Phase, Side, TimeInForce
+from market.matching.shard import MODES, LiveOrder, Shard
+from market.matching.terms import UNLIMITED, Cut, Fill, Outcome, Phase, SelfTrade, Side, TimeInForce
+from market.matching.touched import Match, Offer, Touched
 
 SIDES = {OrderSide.BUY: Side.BUY, OrderSide.SELL: Side.SELL}
-_TIFS = {
+TIFS = {
     TimeInForceName.GTC: TimeInForce.GTC,
+    TimeInForceName.GTD: TimeInForce.GTC,
     TimeInForceName.IOC: TimeInForce.IOC,
     TimeInForceName.FOK: TimeInForce.FOK,
+    TimeInForceName.AUCTION: TimeInForce.AUCTION,
 }
 _CLOSED = {
+    Outcome.FILLED: (OrderStatus.FILLED, None),
     Outcome.REMAINDER_CANCELLED: (OrderStatus.CANCELLED, CloseReason.IOC_REMAINDER),
     Outcome.KILLED: (OrderStatus.CANCELLED, CloseReason.FOK_UNFILLABLE),
+    Outcome.BELOW_MINIMUM: (OrderStatus.CANCELLED, CloseReason.BELOW_MINIMUM),
     Outcome.WOULD_CROSS: (OrderStatus.REJECTED, CloseReason.POST_ONLY_WOULD_CROSS),
     Outcome.SELF_TRADE: (OrderStatus.CANCELLED, CloseReason.SELF_TRADE),
 }
-
-
-class Match(NamedTuple):
-    """A trade to be: it forms ``agreement_id``."""
-
-    trade_id: UUID
-    agreement_id: UUID
-    taker: Touched
-    maker: Touched
-    lots: int
-    price: int
-
-    @property
-    def buy(self) -> Touched:
-        return self.taker if self.taker.order.side is Side.BUY else self.maker
-
-    @property
-    def sell(self) -> Touched:
-        return self.maker if self.taker.order.side is Side.BUY else self.taker
-
-    @property
-    def amount(self) -> int:
-        """Minor units."""
-        return self.lots * self.price
-
-    @property
-    def terms(self) -> Admitted:
-        """Plan and listing of the trade: those that the taker was admitted under."""
-        assert self.taker.admitted is not None
-        return self.taker.admitted
-
-    @property
-    def currency(self) -> str:
-        return self.terms.plan.currency
-
-
-@dataclass(slots=True, eq=False)
-class Touched:
-    """An order that this batch changes, with its state after it. ``admitted`` for a new one."""
-
-    order: LiveOrder
-    admitted: Admitted | None
-    filled: int
-    amount: int
-    status: OrderStatus
-    hold_id: UUID | None
-    reason: CloseReason | None = None
-    closed_seq: int | None = None
-    matches: list[Match] = field(default_factory=list)
-
-    @property
-    def left(self) -> int:
-        """Lots that still rest; only asked of limited orders."""
-        assert self.order.lots is not None
-        return self.order.lots - self.filled
-
-    def close(self, status: OrderStatus, reason: CloseReason | None, *, seq: int) -> None:
-        """End the order at input sequence ``seq``."""
-        self.status, self.reason, self.closed_seq = status, reason, seq
 
 
 class Matcher:
@@ -96,6 +42,7 @@ class Matcher:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
+        self._desk = Desk(shard)
         self.touched: dict[UUID, Touched] = {}
         self.matches: list[Match] = []
         self._by_seq: dict[int, Touched] = {}
@@ -107,9 +54,9 @@ class Matcher:
         return self._marks
 
     def place(self, admitted: Admitted, *, seq: int) -> Touched:
-        """Match a new order. Raises BookHalted and then changes nothing."""
+        """Match a new order. Raises BookHalted or InstrumentClosed and then changes nothing."""
         body = admitted.place.body
-        instrument = self._shard.instrument(admitted.plan.id)
+        tif = body.effective_tif
         order = LiveOrder(
             seq=seq,
             id=admitted.place.order_id,
@@ -123,45 +70,43 @@ class Matcher:
             amount=0,
             hold_id=new_id() if admitted.reserve_minor else None,
             expires_at=admitted.expires_at,
+            rank=seq,
+            post_only=body.post_only,
+            prevent_by=MODES[body.self_trade_prevention],
+            auction_only=tif is TimeInForceName.AUCTION,
         )
+        step = self._desk.submit(order, tif=TIFS[tif], minimum=body.min_lots or 0)
+        if step.outcome is Outcome.WRONG_PHASE:
+            raise InstrumentClosed(param="plan_id")
         taker = Touched(order, admitted, 0, 0, OrderStatus.OPEN, order.hold_id)
         self.touched[order.id] = self._by_seq[seq] = taker
-        fills: list[Fill] = []
-        outcome = instrument.book.submit(
-            seq,
-            self._shard.owner(order.group),
-            order.side,
-            order.price,
-            order.left,
-            _TIFS[body.effective_tif],
-            fills,
-            post_only=body.post_only,
-        )
-        for fill in fills:
-            self._fill(taker, fill, seq)
-        if outcome is Outcome.RESTING:
-            resting = instrument.book.left(seq)
-            self._mark(order.plan_id, order_mark(seq, order.side, order.price, resting))
-        elif outcome is Outcome.FILLED:
-            taker.close(OrderStatus.FILLED, None, seq=seq)
-        else:
-            taker.close(*_CLOSED[outcome], seq=seq)
+        self._take(taker, admitted, step, seq)
+        if step.outcome is Outcome.RESTING:
+            self._mark(order.plan_id, taker.mark(self._desk.left(order)))
         return taker
 
     def cancel(self, order: LiveOrder, reason: CloseReason, *, seq: int) -> Touched | None:
         """Take an open order out; None when this batch has filled or cancelled it already."""
-        instrument = self._shard.instrument(order.plan_id)
-        left = instrument.book.cancel(order.seq)
+        left = self._desk.cancel(order)
         if not left:
             return None
-        self._mark(order.plan_id, -order_mark(order.seq, order.side, order.price, left))
         touched = self._touch(order)
+        self._mark(order.plan_id, -touched.mark(left))
         touched.close(OrderStatus.CANCELLED, reason, seq=seq)
         return touched
 
+    def _take(self, taker: Touched, terms: Admitted | Offer, step: Step, seq: int) -> None:
+        """Note what an entering order traded and cut, and how it ended unless it rests."""
+        for fill in step.fills:
+            self._fill(taker, terms, fill, seq)
+        if step.cuts:
+            self._cut(taker, terms.plan.currency, step, seq)
+        if step.outcome is not Outcome.RESTING:
+            taker.close(*_CLOSED[step.outcome], seq=seq)
+
     def enter(self, plan_id: UUID, phase: Phase) -> None:
         """Bring a book that does not cross into a phase. Raises BookHalted."""
-        enter(self._shard.instrument(plan_id).book, phase)
+        self._desk.enter(plan_id, phase)
 
     def opened(self, party_id: UUID, plan_id: UUID) -> int:
         """By how many this batch has changed the party's open orders on an instrument."""
@@ -171,17 +116,12 @@ class Matcher:
             if touched.order.party_id == party_id and touched.order.plan_id == plan_id
         )
 
-    def _fill(self, taker: Touched, fill: Fill, seq: int) -> None:
+    def _fill(self, taker: Touched, terms: Admitted | Offer, fill: Fill, seq: int) -> None:
         _, maker_seq, price, lots, left = fill
-        plan_id = taker.order.plan_id
-        maker = self._by_seq.get(maker_seq)
-        if maker is None:
-            maker = self._touch(self._shard.instrument(plan_id).orders[maker_seq])
+        maker = self._resting(taker.order.plan_id, maker_seq)
         if left != UNLIMITED:
-            side = maker.order.side
-            before = order_mark(maker_seq, side, price, left + lots)
-            self._mark(plan_id, order_mark(maker_seq, side, price, left) - before)
-        match = Match(new_id(), new_id(), taker, maker, lots, price)
+            self._mark(maker.order.plan_id, maker.mark(left) - maker.mark(left + lots))
+        match = Match(new_id(), new_id(), taker, maker, lots, price, terms)
         self.matches.append(match)
         for touched in (taker, maker):
             touched.filled += lots
@@ -190,6 +130,26 @@ class Matcher:
             touched.matches.append(match)
         if not left:
             maker.close(OrderStatus.FILLED, None, seq=seq)
+
+    def _cut(self, taker: Touched, currency: str, step: Step, seq: int) -> None:
+        """What self-trade prevention took off, of resting orders and of the entering one."""
+        plan_id = taker.order.plan_id
+        for _, maker_seq, _, lots, left in step.cuts:
+            maker = self._resting(plan_id, maker_seq)
+            self._mark(plan_id, maker.mark(left) - maker.mark(left + lots))
+            if left:
+                _reduce(maker, lots, currency)
+            else:
+                maker.close(OrderStatus.CANCELLED, CloseReason.SELF_TRADE, seq=seq)
+        decrements = taker.order.prevent_by is SelfTrade.DECREMENT
+        if decrements and taker.lots is not None and step.outcome is not Outcome.SELF_TRADE:
+            _reduce(taker, _sum(step.cuts), currency)
+
+    def _resting(self, plan_id: UUID, seq: int) -> Touched:
+        touched = self._by_seq.get(seq)
+        if touched is None:
+            touched = self._touch(self._shard.instrument(plan_id).orders[seq])
+        return touched
 
     def _touch(self, order: LiveOrder) -> Touched:
         touched = self.touched.get(order.id)
@@ -205,3 +165,14 @@ class Matcher:
     def checksum(self, plan_id: UUID) -> int:
         """The checksum that the plan's book must have after this batch."""
         return add_marks(self._shard.instrument(plan_id).checksum, self._marks[plan_id])
+
+
+def _reduce(touched: Touched, lots: int, currency: str) -> None:
+    revision = touched.revise(currency)
+    assert revision.lots is not None
+    revision.lots -= lots
+    revision.cut += lots
+
+
+def _sum(cuts: Iterable[Cut]) -> int:
+    return sum(cut[3] for cut in cuts)

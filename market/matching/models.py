@@ -44,11 +44,25 @@ class OrderType(StrEnum):
 
 
 class TimeInForceName(StrEnum):
-    """Good till cancelled (or ``expires_at``), immediate or cancel, fill or kill."""
+    """Good till cancelled or till date, immediate or cancel, fill or kill, call auction only."""
 
     GTC = "gtc"
+    GTD = "gtd"
     IOC = "ioc"
     FOK = "fok"
+    AUCTION = "auction"
+
+
+class SelfTradeMode(StrEnum):
+    """What happens instead of a trade between two orders of one party or its affiliates.
+
+    The incoming order's mode decides; ``decrement`` takes the smaller quantity off both.
+    """
+
+    CANCEL_NEWEST = "cancel_newest"
+    CANCEL_OLDEST = "cancel_oldest"
+    CANCEL_BOTH = "cancel_both"
+    DECREMENT = "decrement"
 
 
 class OrderStatus(StrEnum):
@@ -76,6 +90,7 @@ class CloseReason(StrEnum):
     EXPIRED = "expired"
     IOC_REMAINDER = "ioc_remainder"
     FOK_UNFILLABLE = "fok_unfillable"
+    BELOW_MINIMUM = "below_minimum"
     POST_ONLY_WOULD_CROSS = "post_only_would_cross"
     SELF_TRADE = "self_trade"
     PARTY_NOT_VERIFIED = "party_not_verified"
@@ -89,14 +104,28 @@ class Order(SQLModel, table=True):
     ``price_minor`` is the limit, or the protection price of a market order, per lot. ``lots``
     null is a posted price that never runs out. ``hold_id`` is the ledger hold behind an open buy.
     ``conflict_group`` is the party's affiliate group when it ordered (or the party itself):
-    orders of one group never trade with each other.
+    orders of one group never trade with each other. ``rank`` is the time priority: null means
+    ``seq``, until an amendment loses it. ``lots`` is the quantity with all amendments, and
+    without what self-trade prevention took off.
     """
 
     __tablename__ = "order"
     __table_args__ = (
         CheckConstraint("side IN ('buy', 'sell')", name="order_side_known"),
         CheckConstraint("type IN ('limit', 'market')", name="order_type_known"),
-        CheckConstraint("time_in_force IN ('gtc', 'ioc', 'fok')", name="order_tif_known"),
+        CheckConstraint(
+            "time_in_force IN ('gtc', 'gtd', 'ioc', 'fok', 'auction')", name="order_tif_known"
+        ),
+        CheckConstraint(
+            "time_in_force <> 'gtd' OR expires_at IS NOT NULL", name="order_gtd_expires"
+        ),
+        CheckConstraint("min_lots BETWEEN 1 AND 1000000000", name="order_min_lots_range"),
+        CheckConstraint(
+            "self_trade_mode IN ('cancel_newest', 'cancel_oldest', 'cancel_both', 'decrement')",
+            name="order_self_trade_mode_known",
+        ),
+        CheckConstraint("rank > seq", name="order_rank_later"),
+        CheckConstraint("amendments >= 0", name="order_amendments_positive"),
         CheckConstraint(
             "status IN ('open', 'partially_filled', 'filled', 'cancelled', 'rejected')",
             name="order_status_known",
@@ -104,7 +133,8 @@ class Order(SQLModel, table=True):
         CheckConstraint("price_minor BETWEEN 1 AND 1000000000000000", name="order_price_range"),
         CheckConstraint("lots BETWEEN 1 AND 1000000000", name="order_lots_range"),
         CheckConstraint(
-            "lots IS NOT NULL OR (side = 'sell' AND type = 'limit' AND time_in_force = 'gtc')",
+            "lots IS NOT NULL OR"
+            " (side = 'sell' AND type = 'limit' AND time_in_force IN ('gtc', 'gtd'))",
             name="order_unlimited_sell",
         ),
         CheckConstraint("filled_lots BETWEEN 0 AND lots", name="order_not_overfilled"),
@@ -128,7 +158,9 @@ class Order(SQLModel, table=True):
         CheckConstraint(
             f"(hold_id IS NOT NULL) = (side = 'buy' AND {_OPEN})", name="order_open_buy_held"
         ),
-        CheckConstraint(f"NOT ({_OPEN}) OR time_in_force = 'gtc'", name="order_only_gtc_rests"),
+        CheckConstraint(
+            f"NOT ({_OPEN}) OR time_in_force IN ('gtc', 'gtd', 'auction')", name="order_tif_rests"
+        ),
         CheckConstraint("client_order_id ~ '^[!-~]{1,64}$'", name="order_client_order_id_form"),
         Index("order_seq", "seq", unique=True),
         Index(
@@ -144,6 +176,12 @@ class Order(SQLModel, table=True):
             "side",
             "price_minor",
             "seq",
+            postgresql_where=text("closed_at IS NULL"),
+        ),
+        Index(
+            "order_priority",
+            "plan_id",
+            text("(COALESCE(rank, seq))"),
             postgresql_where=text("closed_at IS NULL"),
         ),
         Index("order_party", "party_id", "id"),
@@ -174,6 +212,14 @@ class Order(SQLModel, table=True):
     updated_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     closed_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
     closed_seq: int | None = Field(default=None, sa_column=Column(BigInteger))
+    rank: int | None = Field(default=None, sa_column=Column(BigInteger))
+    min_lots: int | None = Field(default=None, sa_column=Column(BigInteger))
+    self_trade_mode: str = Field(
+        sa_column=Column(Text, nullable=False, server_default=text("'cancel_newest'"))
+    )
+    amendments: int = Field(
+        default=0, sa_column=Column(Integer, nullable=False, server_default=text("0"))
+    )
 
 
 class Trade(SQLModel, table=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -14,9 +14,9 @@ from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
 from market.matching import sql
-from market.matching.matcher import Match, Touched
 from market.matching.models import OrderSide, OrderStatus
 from market.matching.terms import Side
+from market.matching.touched import Match, Touched
 from pricing.observations import Observation, record
 
 _SIDE_NAMES = {Side.BUY: OrderSide.BUY.value, Side.SELL: OrderSide.SELL.value}
@@ -31,6 +31,7 @@ class Records:
 
     new_orders: list[sql.OrderRow] = field(default_factory=list)
     changed_orders: list[sql.OrderChange] = field(default_factory=list)
+    revisions: list[sql.OrderRevision] = field(default_factory=list)
     trades: list[sql.TradeRow] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     formed: list[Formed] = field(default_factory=list)
@@ -46,7 +47,12 @@ async def read_sources(uow: UnitOfWork, kernel: Kernel, matches: Sequence[Match]
 
 
 async def prepare(
-    kernel: Kernel, touched: Collection[Touched], sources: Sources | None, *, now: datetime
+    kernel: Kernel,
+    touched: Collection[Touched],
+    matches: Sequence[Match],
+    sources: Sources | None,
+    *,
+    now: datetime,
 ) -> Records:
     """Make all rows and sign all agreements. No I/O; gives way to other tasks now and then.
 
@@ -56,28 +62,21 @@ async def prepare(
     for count, order in enumerate(touched):
         if order.admitted is None:
             records.changed_orders.append(_change(order, now))
+            if order.revision is not None:
+                records.revisions.append(_revision(order))
         else:
             records.new_orders.append(_row(order, now))
-            # A match is listed with both its orders; its taker is always new.
-            matches = [match for match in order.matches if match.taker is order]
-            records.trades.extend(_trade(match, now) for match in matches)
-            records.observations.extend(_observation(match, now) for match in matches)
         if not count % _PORTION:
             await asyncio.sleep(0)
     if sources is not None:
-        deals = [_deal(match, now) for match in _matches(touched)]
-        for start in range(0, len(deals), _PORTION):
-            portion = deals[start : start + _PORTION]
-            records.formed.extend(formation.draw_up(kernel, portion, sources))
+        for start in range(0, len(matches), _PORTION):
+            portion = matches[start : start + _PORTION]
+            records.trades.extend(_trade(match, now) for match in portion)
+            records.observations.extend(_observation(match, now) for match in portion)
+            deals = [_deal(match, now) for match in portion]
+            records.formed.extend(formation.draw_up(kernel, deals, sources))
             await asyncio.sleep(0)
     return records
-
-
-def _matches(touched: Iterable[Touched]) -> Iterator[Match]:
-    """All matches of a batch in the order they came about: takers are touched in input order."""
-    for order in touched:
-        if order.admitted is not None:
-            yield from (match for match in order.matches if match.taker is order)
 
 
 async def write(uow: UnitOfWork, records: Records) -> None:
@@ -88,6 +87,7 @@ async def write(uow: UnitOfWork, records: Records) -> None:
     """
     connection = await uow.raw()
     await sql.insert_orders(connection, records.new_orders)
+    await sql.revise_orders(connection, records.revisions)
     updated = await sql.update_orders(connection, records.changed_orders)
     lost = len(records.changed_orders) - updated
     assert not lost, f"{lost} open orders were closed elsewhere"
@@ -112,6 +112,20 @@ def _change(touched: Touched, now: datetime) -> sql.OrderChange:
     )
 
 
+def _revision(touched: Touched) -> sql.OrderRevision:
+    revision = touched.revision
+    assert revision is not None
+    return sql.OrderRevision(
+        id=touched.order.id,
+        price_minor=revision.price,
+        lots=revision.lots,
+        rank=revision.rank if revision.rank != touched.order.seq else None,
+        post_only=revision.post_only,
+        expires_at=revision.expires_at,
+        amendments=revision.amendments,
+    )
+
+
 def _row(touched: Touched, now: datetime) -> sql.OrderRow:
     admitted, order, change = touched.admitted, touched.order, _change(touched, now)
     assert admitted is not None
@@ -128,7 +142,7 @@ def _row(touched: Touched, now: datetime) -> sql.OrderRow:
         post_only=body.post_only,
         price_minor=order.price,
         currency=admitted.plan.currency,
-        lots=order.lots,
+        lots=touched.lots,
         filled_lots=change.filled_lots,
         filled_amount_minor=change.filled_amount_minor,
         status=change.status,
@@ -141,6 +155,8 @@ def _row(touched: Touched, now: datetime) -> sql.OrderRow:
         updated_at=now,
         closed_at=change.closed_at,
         closed_seq=change.closed_seq,
+        min_lots=body.min_lots,
+        self_trade_mode=body.self_trade_prevention,
     )
 
 
@@ -214,7 +230,8 @@ def _deal(match: Match, now: datetime) -> Deal:
 
 
 def emit_orders(uow: UnitOfWork, touched: Iterable[Touched]) -> None:
-    """Events of each order: accepted when new, then filled, partially filled or cancelled.
+    """Events of each order: accepted when new, amended or decremented by self-trade prevention,
+    then filled, partially filled or cancelled.
 
     A trade that forms two parties' agreement must not tell either the other's order, so these go
     to the order's own party only.
@@ -224,8 +241,8 @@ def emit_orders(uow: UnitOfWork, touched: Iterable[Touched]) -> None:
             "order_id": show("ord", item.order.id),
             "plan_id": show("pln", item.order.plan_id),
             "side": _SIDE_NAMES[item.order.side],
-            "price_minor": item.order.price,
-            "lots": item.order.lots,
+            "price_minor": item.price,
+            "lots": item.lots,
             "filled_lots": item.filled,
             "status": item.status,
             "reason": item.reason,
@@ -233,6 +250,12 @@ def emit_orders(uow: UnitOfWork, touched: Iterable[Touched]) -> None:
         parties = [item.order.party_id]
         if item.admitted is not None:
             uow.emit("order.accepted", item.order.id, data, parties=parties)
+        revision = item.revision
+        if revision is not None and revision.amendments:
+            uow.emit("order.amended", item.order.id, data, parties=parties)
+        if revision is not None and revision.cut:
+            cut = {**data, "cut_lots": revision.cut}
+            uow.emit("order.decremented", item.order.id, cut, parties=parties)
         if item.matches:
             kind = "filled" if item.status is OrderStatus.FILLED else "partially_filled"
             uow.emit(f"order.{kind}", item.order.id, data, parties=parties)

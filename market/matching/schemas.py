@@ -20,6 +20,7 @@ from market.matching.models import (
     OrderSide,
     OrderStatus,
     OrderType,
+    SelfTradeMode,
     TimeInForceName,
 )
 
@@ -43,7 +44,8 @@ class OrderRequest(Schema):
 
     A limit order states ``price_minor``; a market order states ``protection_price_minor``, the
     worst price it accepts, and never rests. ``lots: null`` is a posted price without an end, for
-    the owner of the listing only.
+    the owner of the listing only. ``gtd`` needs ``expires_at``; ``auction`` trades in a call
+    auction only. Unless ``min_lots`` can trade at once, the order is cancelled.
     """
 
     model_config = ConfigDict(
@@ -70,6 +72,8 @@ class OrderRequest(Schema):
         default=None, description="Default: gtc for limit orders, ioc for market orders."
     )
     post_only: StrictBool = False
+    min_lots: Lots | None = None
+    self_trade_prevention: SelfTradeMode = SelfTradeMode.CANCEL_NEWEST
     expires_at: Moment | None = None
     client_order_id: ClientOrderId | None = None
 
@@ -94,16 +98,26 @@ class OrderRequest(Schema):
         if self.lots is None:
             if self.side is not OrderSide.SELL or self.type is not OrderType.LIMIT:
                 raise ValueError("lots may be null for limit sell orders only")
-            if tif is not TimeInForceName.GTC:
-                raise ValueError("an order with lots null is good till cancelled")
+            if tif not in _UNTIL_ENDED:
+                raise ValueError("an order with lots null is gtc or gtd")
         elif self.limit_minor * self.lots > MAX_MINOR:
             raise ValueError(f"price times lots must not exceed {MAX_MINOR} minor units")
-        if tif is not TimeInForceName.GTC:
-            if self.post_only:
-                raise ValueError("post_only needs time_in_force gtc")
-            if self.expires_at is not None:
-                raise ValueError("expires_at needs time_in_force gtc")
+        if self.post_only and tif not in _UNTIL_ENDED:
+            raise ValueError("post_only needs time_in_force gtc or gtd")
+        if self.expires_at is not None and tif in _IMMEDIATE:
+            raise ValueError("expires_at needs an order that can rest")
+        if self.expires_at is None and tif is TimeInForceName.GTD:
+            raise ValueError("time_in_force gtd needs expires_at")
+        self._check_minimum(tif)
         return self
+
+    def _check_minimum(self, tif: TimeInForceName) -> None:
+        if self.min_lots is None:
+            return
+        if self.post_only or tif is TimeInForceName.AUCTION:
+            raise ValueError("min_lots is for orders that may trade at once")
+        if self.lots is not None and self.min_lots > self.lots:
+            raise ValueError("min_lots must not exceed lots")
 
     def _check_price(self) -> None:
         if self.type is OrderType.LIMIT:
@@ -112,8 +126,12 @@ class OrderRequest(Schema):
             return
         if self.protection_price_minor is None or self.price_minor is not None:
             raise ValueError("a market order states protection_price_minor and no price_minor")
-        if self.effective_tif is TimeInForceName.GTC:
+        if self.effective_tif not in _IMMEDIATE:
             raise ValueError("a market order is ioc or fok")
+
+
+_IMMEDIATE = (TimeInForceName.IOC, TimeInForceName.FOK)
+_UNTIL_ENDED = (TimeInForceName.GTC, TimeInForceName.GTD)
 
 
 class OrderTrade(Schema):
@@ -128,7 +146,8 @@ class OrderTrade(Schema):
 class OrderView(Schema):
     """An order as its party sees it.
 
-    ``remaining_lots`` can still trade: null without an end, 0 once closed.
+    ``remaining_lots`` can still trade: null without an end, 0 once closed. ``lots`` follows
+    amendments, and what self-trade prevention by ``decrement`` takes off.
     ``average_price_minor`` is ``filled_amount_minor / filled_lots`` rounded half up; the exact
     figure is the amount. ``trades`` holds the latest 50.
     """
@@ -151,6 +170,9 @@ class OrderView(Schema):
     status: OrderStatus
     reason: CloseReason | None
     client_order_id: str | None
+    min_lots: int | None
+    self_trade_prevention: SelfTradeMode
+    amendments: int
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from market.kernel.logging import get_logger
@@ -19,9 +19,9 @@ from market.matching.book import Book
 from market.matching.controls import Controls
 from market.matching.errors import BookHalted
 from market.matching.expiry import Expiries
-from market.matching.models import OrderSide
+from market.matching.models import OrderSide, SelfTradeMode
 from market.matching.phases import enter
-from market.matching.terms import UNLIMITED, Side
+from market.matching.terms import UNLIMITED, SelfTrade, Side
 
 if TYPE_CHECKING:
     from market.matching.sql import Connection, Record
@@ -34,7 +34,10 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class LiveOrder:
-    """An open order, as much of it as matching needs. ``lots`` None never runs out."""
+    """An open order, as much of it as matching needs. ``lots`` None never runs out.
+
+    ``rank`` is its time priority: ``seq``, until an amendment loses it.
+    """
 
     seq: int
     id: UUID
@@ -48,11 +51,25 @@ class LiveOrder:
     amount: int
     hold_id: UUID | None
     expires_at: datetime | None
+    rank: int
+    post_only: bool = False
+    prevent_by: SelfTrade = SelfTrade.CANCEL_NEWEST
+    auction_only: bool = False
 
     @property
     def left(self) -> int:
         """Lots for the book."""
         return UNLIMITED if self.lots is None else self.lots - self.filled
+
+
+class Terms(Protocol):
+    """What an amendment may change of an order."""
+
+    price: int
+    lots: int | None
+    rank: int
+    post_only: bool
+    expires_at: datetime | None
 
 
 @dataclass(slots=True)
@@ -123,10 +140,20 @@ class Shard:
         """The conflict group's number: affiliates share one, so they cannot trade together."""
         return self._owners.setdefault(group, len(self._owners))
 
+    def party(self, party_id: UUID) -> int:
+        """The party's number in the books; that of its group when it has no affiliates."""
+        return self._owners.setdefault(party_id, len(self._owners))
+
     def due(self, now: datetime, limit: int) -> list[LiveOrder]:
         """Open orders whose ``expires_at`` has come, earliest first, at most ``limit``."""
-        due = self._expiries.due(now, limit, self._by_id.__contains__)
-        return [self._by_id[order_id] for order_id in due]
+
+        def is_due(order_id: UUID) -> bool:
+            order = self._by_id.get(order_id)
+            # An amendment may have put the date off; it has a note of its own then.
+            return order is not None and order.expires_at is not None and order.expires_at <= now
+
+        due = self._expiries.due(now, limit, is_due)
+        return [self._by_id[order_id] for order_id in dict.fromkeys(due)]
 
     def add(self, order: LiveOrder) -> None:
         """A new open order, after its COMMIT (the book has it already)."""
@@ -136,6 +163,15 @@ class Shard:
         self._by_id[order.id] = order
         if order.expires_at is not None:
             self._expiries.add(order.expires_at, order.seq, order.id)
+
+    def revise(self, order: LiveOrder, terms: Terms) -> None:
+        """New terms of an order, after their COMMIT (the book has them already)."""
+        order.price, order.lots, order.rank = terms.price, terms.lots, terms.rank
+        order.post_only = terms.post_only
+        if terms.expires_at != order.expires_at:
+            order.expires_at = terms.expires_at
+            if terms.expires_at is not None and order.id in self._by_id:
+                self._expiries.add(terms.expires_at, order.seq, order.id)
 
     def remove(self, order: LiveOrder) -> None:
         """A closed order, after its COMMIT."""
@@ -230,6 +266,10 @@ class Shard:
             amount,
             hold_id,
             expires_at,
+            rank,
+            post_only,
+            self_trade_mode,
+            auction_only,
         ) in rows:
             if instrument is None or instrument.plan_id != plan_id:
                 instrument = self._instruments.get(plan_id)
@@ -250,9 +290,14 @@ class Shard:
                 int(amount or 0),
                 hold_id,
                 expires_at,
+                rank or seq,
+                post_only,
+                MODES[self_trade_mode] if self_trade_mode else _NEWEST,
+                auction_only,
             )
             left = UNLIMITED if lots is None else lots - filled
-            instrument.book.restore(seq, self.owner(order.group), side, price, left)
+            owner, party = self.owner(order.group), self.party(party_id)
+            instrument.book.restore(seq, owner, side, price, left, order.rank, party, auction_only)
             instrument.orders[seq] = by_id[order_id] = order
             instrument.counts[order.party_id] = instrument.counts.get(order.party_id, 0) + 1
             if expires_at is not None:
@@ -280,4 +325,11 @@ class Shard:
             enter(instrument.book, self.controls.phase(plan_id))
 
 
+MODES: dict[str, SelfTrade] = {
+    SelfTradeMode.CANCEL_NEWEST: SelfTrade.CANCEL_NEWEST,
+    SelfTradeMode.CANCEL_OLDEST: SelfTrade.CANCEL_OLDEST,
+    SelfTradeMode.CANCEL_BOTH: SelfTrade.CANCEL_BOTH,
+    SelfTradeMode.DECREMENT: SelfTrade.DECREMENT,
+}
+_NEWEST = SelfTrade.CANCEL_NEWEST
 _SIDES = {OrderSide.BUY.value: Side.BUY, OrderSide.SELL.value: Side.SELL}

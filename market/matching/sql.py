@@ -43,11 +43,12 @@ WHERE shard = $1 AND holder = $2 AND term = $3
 """
 _OPEN_COLUMNS = """
     seq, id, plan_id, party_id, conflict_group, side, price_minor, lots, filled_lots,
-    NULLIF(filled_amount_minor, 0), hold_id, expires_at
+    NULLIF(filled_amount_minor, 0), hold_id, expires_at, rank, post_only,
+    NULLIF(self_trade_mode, 'cancel_newest'), time_in_force = 'auction'
 """
 _OPEN = f"""
 SELECT {_OPEN_COLUMNS} FROM matching."order"
-WHERE closed_at IS NULL{{of_plan}} ORDER BY plan_id, seq
+WHERE closed_at IS NULL{{of_plan}} ORDER BY plan_id, COALESCE(rank, seq)
 """
 _OPEN_ALL = _OPEN.format(of_plan="")
 _OPEN_OF_PLAN = _OPEN.format(of_plan=" AND plan_id = $1")
@@ -61,6 +62,16 @@ FROM unnest(
     $7::timestamptz[], $8::timestamptz[], $9::bigint[])
     AS n(id, filled_lots, filled_amount_minor, status, reason, hold_id, updated_at, closed_at,
          closed_seq)
+WHERE o.id = n.id AND o.closed_at IS NULL
+"""
+_REVISE_ORDERS = """
+UPDATE matching."order" o
+SET price_minor = n.price_minor, lots = n.lots, rank = n.rank, post_only = n.post_only,
+    expires_at = n.expires_at, amendments = o.amendments + n.amendments
+FROM unnest(
+    $1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[], $6::timestamptz[],
+    $7::integer[])
+    AS n(id, price_minor, lots, rank, post_only, expires_at, amendments)
 WHERE o.id = n.id AND o.closed_at IS NULL
 """
 _UPSERT_BOOKS = """
@@ -80,7 +91,7 @@ JOIN matching."order" o USING (party_id, client_order_id)
 _READ_ORDERS = """
 SELECT id, plan_id, listing_id, party_id, side, type, time_in_force, post_only, price_minor,
        currency, lots, filled_lots, filled_amount_minor, status, reason, client_order_id,
-       expires_at, created_at, updated_at
+       min_lots, self_trade_mode, amendments, expires_at, created_at, updated_at
 FROM matching."order" WHERE id = ANY($1::uuid[])
 """
 # LATERAL on each order's own index: a posted price may have millions of trades.
@@ -142,6 +153,8 @@ class OrderRow(NamedTuple):
     updated_at: datetime
     closed_at: datetime | None
     closed_seq: int | None
+    min_lots: int | None
+    self_trade_mode: str
 
 
 class OrderChange(NamedTuple):
@@ -156,6 +169,18 @@ class OrderChange(NamedTuple):
     updated_at: datetime
     closed_at: datetime | None
     closed_seq: int | None
+
+
+class OrderRevision(NamedTuple):
+    """Terms that an amendment, or self-trade prevention, changed on an open older order."""
+
+    id: UUID
+    price_minor: int
+    lots: int | None
+    rank: int | None
+    post_only: bool
+    expires_at: datetime | None
+    amendments: int
 
 
 class TradeRow(NamedTuple):
@@ -180,7 +205,7 @@ _ORDERS = BulkTable(
     "matching.order",
     OrderRow._fields,
     "uuid bigint uuid uuid uuid text text text boolean bigint text bigint bigint numeric text "
-    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint",
+    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint bigint text",
 )
 _TRADES = BulkTable(
     "matching.trade",
@@ -236,7 +261,7 @@ async def release_lease(connection: Connection, shard: int, *, holder: str, term
 async def stream_open_orders(
     connection: Connection, plan_id: UUID | None = None
 ) -> AsyncGenerator[list[Record], None]:
-    """Open orders (of one plan) by plan and input sequence, in portions of bounded size.
+    """Open orders (of one plan) by plan and time priority, in portions of bounded size.
 
     The server works on the next portion while the caller works on this one, so close it
     (``contextlib.aclosing``) before anything else uses the connection.
@@ -281,6 +306,12 @@ async def update_orders(connection: Connection, rows: Sequence[OrderChange]) -> 
         return 0
     tag = await connection.execute(_UPDATE_ORDERS, *map(list, zip(*rows, strict=True)))
     return int(tag.rpartition(" ")[2])
+
+
+async def revise_orders(connection: Connection, rows: Sequence[OrderRevision]) -> None:
+    """Write new terms of open orders; comes before :func:`update_orders`, which may close them."""
+    if rows:
+        await connection.execute(_REVISE_ORDERS, *map(list, zip(*rows, strict=True)))
 
 
 async def insert_trades(connection: Connection, rows: Sequence[TradeRow]) -> None:

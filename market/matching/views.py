@@ -11,9 +11,16 @@ import orjson
 
 from market.kernel.ids import show
 from market.matching import sql
-from market.matching.matcher import Touched
-from market.matching.models import CloseReason, OrderSide, OrderStatus, OrderType, TimeInForceName
+from market.matching.models import (
+    CloseReason,
+    OrderSide,
+    OrderStatus,
+    OrderType,
+    SelfTradeMode,
+    TimeInForceName,
+)
 from market.matching.schemas import ORDER_TRADES_MAX, OrderTrade, OrderView
+from market.matching.touched import Touched
 
 if TYPE_CHECKING:
     from market.matching.sql import Connection, Record
@@ -50,14 +57,17 @@ def new_order_json(touched: Touched, now: datetime) -> bytes:
         "post_only": body.post_only,
         "price_minor": order.price,
         "currency": admitted.plan.currency,
-        "lots": order.lots,
+        "lots": touched.lots,
         "filled_lots": touched.filled,
-        "remaining_lots": remaining_lots(order.lots, touched.filled, touched.status),
+        "remaining_lots": remaining_lots(touched.lots, touched.filled, touched.status),
         "filled_amount_minor": touched.amount,
         "average_price_minor": average_price(touched.amount, touched.filled),
         "status": touched.status,
         "reason": touched.reason,
         "client_order_id": body.client_order_id,
+        "min_lots": body.min_lots,
+        "self_trade_prevention": body.self_trade_prevention,
+        "amendments": 0,
         "expires_at": order.expires_at,
         "created_at": now,
         "updated_at": now,
@@ -119,6 +129,9 @@ def _row_view(row: Record, trades: list[OrderTrade]) -> OrderView:
         status=status,
         reason=CloseReason(row["reason"]) if row["reason"] else None,
         client_order_id=row["client_order_id"],
+        min_lots=row["min_lots"],
+        self_trade_prevention=SelfTradeMode(row["self_trade_mode"]),
+        amendments=row["amendments"],
         expires_at=row["expires_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -4,6 +4,7 @@ The matching engine keeps the table, in the transaction that also cancels the pa
 (`market.matching.control_desk`).
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -29,6 +30,12 @@ async def require_trading(uow: UnitOfWork, *party_ids: UUID) -> None:
     statement = select(TradingBlock.party_id).where(col(TradingBlock.party_id).in_(party_ids))
     if (await uow.session.exec(statement)).first() is not None:
         raise TradingBlocked
+
+
+async def blocked_of(uow: UnitOfWork, party_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of ``party_ids`` whose kill switch is on."""
+    statement = select(TradingBlock.party_id).where(col(TradingBlock.party_id).in_(set(party_ids)))
+    return set((await uow.session.exec(statement)).all())
 
 
 async def block_trading(uow: UnitOfWork, party_id: UUID) -> None:

@@ -25,13 +25,18 @@ def expected(flow: list[Operation]) -> list[Traded]:
     """(trades, lots) of the flow, and of the flow with amend = cancel, then limit."""
     native = traded(run([Book() for _ in range(INSTRUMENTS)], commands(flow)))
     books = [Book() for _ in range(INSTRUMENTS)]
+    log: list[Command] = []
+    # Under which ref an amended order rests now: a book takes each ref once.
+    newest: dict[int, int] = {}
     trades = lots = 0
     for item, command in zip(flow, commands(flow), strict=True):
-        log: list[Command] = [command]
+        ref = newest.get(item.ref, item.ref)
+        log = [(*command[:3], ref, *command[4:])]
         if item.verb == Verb.AMEND:
             log = []
-            if books[item.instrument].cancel(item.ref):
-                log = [(int(Kind.SUBMIT), *command[1:])]
+            if books[item.instrument].cancel(ref):
+                newest[item.ref] = fresh = len(flow) + command[2]
+                log = [(int(Kind.SUBMIT), *command[1:3], fresh, *command[4:])]
         done = traded(run(books, log))
         trades, lots = trades + done[0], lots + done[1]
     return [native, (trades, lots)]

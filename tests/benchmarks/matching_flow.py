@@ -24,6 +24,10 @@ MID: Final = 10_000
 PROTECTION: Final = 500
 
 
+_SUBMIT, _CANCEL, _AMEND = int(Kind.SUBMIT), int(Kind.CANCEL), int(Kind.AMEND)
+_GTC, _IOC = int(TimeInForce.GTC), int(TimeInForce.IOC)
+
+
 class Verb(IntEnum):
     LIMIT = 0
     IOC = 1
@@ -91,13 +95,12 @@ def commands(flow: list[Operation]) -> list[Command]:
     """The flow for our book. A market order is an IOC at its protection price."""
     found: list[Command] = []
     for number, item in enumerate(flow, start=1):
-        kind = Kind.SUBMIT
-        if item.verb == Verb.CANCEL:
-            kind = Kind.CANCEL
-        elif item.verb == Verb.AMEND:
-            kind = Kind.AMEND
-        tif = TimeInForce.IOC if item.verb in (Verb.IOC, Verb.MARKET) else TimeInForce.GTC
-        _, book, ref, party, side, price, lots = item
-        owner = party
-        found.append((int(kind), book, number, ref, owner, side, price, lots, int(tif), party, 0))
+        verb, book, ref, party, side, price, lots = item
+        kind, seq = _SUBMIT, ref
+        if verb == Verb.CANCEL:
+            kind, seq = _CANCEL, number
+        elif verb == Verb.AMEND:
+            kind, seq = _AMEND, number
+        tif = _IOC if verb in (Verb.IOC, Verb.MARKET) else _GTC
+        found.append((kind, book, seq, ref, party, side, price, lots, tif, party, 0))
     return found

@@ -1,7 +1,7 @@
 """One run of our book over a flow, printed as the peers do: ``batch`` or ``single`` FLOW.json.
 
 ``batch`` is the entry for logs (market.matching.replay); ``single`` calls the book operation by
-operation through the same loop as the peers.
+operation through the same loop as the peers, who compare with plain integers, too.
 """
 
 import gc
@@ -15,6 +15,9 @@ from market.matching.replay import run, traded
 from market.matching.terms import Fill
 from tests.benchmarks.matching_flow import INSTRUMENTS, Operation, Verb, commands
 
+_LIMIT, _CANCEL = int(Verb.LIMIT), int(Verb.CANCEL)
+Plain = tuple[int, int, int, int, int, int, int]
+
 
 class Single:
     """Our book behind the peers' face."""
@@ -22,36 +25,41 @@ class Single:
     def __init__(self) -> None:
         self.books = [Book() for _ in range(INSTRUMENTS)]
         self.fills: list[Fill] = []
-        self.rank = 0
 
     def submit(
         self, verb: int, instrument: int, ref: int, party: int, side: int, price: int, lots: int
     ) -> None:
-        self.rank = ref
-        tif = 0 if verb == Verb.LIMIT else 1
+        tif = 0 if verb == _LIMIT else 1
         self.books[instrument].submit(ref, party, side, price, lots, tif, self.fills, party)
 
-    def step(self, operations: list[Operation]) -> None:
+    def cancel(self, instrument: int, ref: int) -> None:
+        self.books[instrument].cancel(ref)
+
+    def step(self, operations: list[Plain]) -> None:
+        submit, cancel = self.submit, self.cancel
         for number, (verb, instrument, ref, party, side, price, lots) in enumerate(operations, 1):
-            if verb < Verb.CANCEL:
-                self.submit(verb, instrument, ref, party, side, price, lots)
-            elif verb == Verb.CANCEL:
-                self.books[instrument].cancel(ref)
+            if verb < _CANCEL:
+                submit(verb, instrument, ref, party, side, price, lots)
+            elif verb == _CANCEL:
+                cancel(instrument, ref)
             else:
                 self.books[instrument].amend(ref, number, price, lots, self.fills)
 
 
 def main(entry: str, source: str) -> None:
-    flow = [Operation(*item) for item in json.loads(Path(source).read_text())["operations"]]
-    log = commands(flow)
+    content = json.loads(Path(source).read_text())["operations"]
+    flow: list[Plain] = [tuple(item) for item in content]
     single = Single()
-    gc.collect()
-    start = time.thread_time()
     if entry == "batch":
+        log = commands([Operation(*item) for item in content])
+        gc.collect()
+        start = time.thread_time()
         results = run(single.books, log)
         seconds = time.thread_time() - start
         done = traded(results)
     else:
+        gc.collect()
+        start = time.thread_time()
         single.step(flow)
         seconds = time.thread_time() - start
         done = len(single.fills), sum(fill[3] for fill in single.fills)

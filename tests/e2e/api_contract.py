@@ -28,6 +28,7 @@ _NAMED = {
     "body.product_id": "product_id",
     "body.from_party_id": "party_id",
     "query.agreement_id": "agreement_id",
+    "query.auction_id": "auction_id",
     "query.listing_id": "listing_id",
     "query.order_id": "order_id",
     "query.party_id": "party_id",
@@ -66,6 +67,7 @@ _ROLES = {
         "GET /v1/reviews",
         "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
+        "POST /v1/auctions/{auction_id}/cancel",
         "POST /v1/exchange/rates",
         "POST /v1/ledger/corrections",
         "POST /v1/ledger/corrections/{correction_id}/approval",
@@ -245,6 +247,11 @@ checks.allow_header_conformance.enabled = false
 # The members' directory: whoever signed a party up, every member sees its public profile.
 [[operations]]
 include-operation-id = "show_party"
+checks.object_level_authorization.enabled = false
+
+# Auctions are announced to everybody.
+[[operations]]
+include-operation-id = "show_auction"
 checks.object_level_authorization.enabled = false
 
 # An open request without a list of invited sellers is there to be seen; of its quotes a stranger

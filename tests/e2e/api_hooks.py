@@ -43,6 +43,8 @@ _CLOCK = "POST /v1/sandbox/clock/advance"
 _RULES = {
     "amount_too_small": "the payout minimum is a setting",
     "cursor_invalid": "cursors are opaque and differ by list",
+    "bid_below_reserve": "the auction's reserve",
+    "bid_not_raised": "the bid so far",
     "card_declined": "the card's bank",
     "card_not_accepted": "the payment provider's form of a token",
     "column_unknown": "see filter_invalid",
@@ -76,6 +78,7 @@ _RULES = {
     "product_invalid": "what the draft says already",
     "right_missing": "see core_data_refused",
     "same_party": "two fields must differ",
+    "schedule_out_of_range": "the time",
     "share_for_seller": "who sells",
     "share_party_unknown": "who is registered",
     "stale_version": "a random ETag is not the current one",

@@ -21,7 +21,7 @@ from tests.contracts.factories import bearer, grant_of, make_agreement
 from tests.listings.factories import listing_body, make_listing, make_product
 from tests.market.parties.factories import Member, make_party
 from tests.pricing.factories import make_plan
-from tests.settlement.factories import now
+from tests.settlement.factories import fund, now
 
 ROWS = 50
 LOT_ROWS = 1_000
@@ -37,6 +37,8 @@ _TABLES = {
     "account_id": ("acc", "settlement.account"),
     "agreement_id": ("agr", "contracts.agreement"),
     "alert_id": ("alr", "demand.alert"),
+    "auction_id": ("auc", "auctions.auction"),
+    "bid_id": ("bid", "auctions.bid"),
     "certificate_id": ("crt", "listings.certificate"),
     "credential_id": ("crd", "parties.credential WHERE label = 'spare'"),
     "dispute_id": ("dsp", "contracts.dispute"),
@@ -90,6 +92,7 @@ async def make_world(kernel: Kernel, client: httpx.AsyncClient) -> ApiWorld:
         await peer.reads_data()
         await peer.disputes()
         await peer.asks()
+        await peer.bids()
         ids = ids or await _ids(kernel, users["alice"])
     # A reader whose grant nobody disputes or ends.
     reader = await make_party(kernel, Role.BUYER, name="Dora")
@@ -204,6 +207,20 @@ class _Peer:
             await self.post(self.carol, f"/v1/requests/{request['id']}/quotes", quote)
         while await match_standing(self.kernel):
             pass
+
+    async def bids(self) -> None:
+        """A living bid in each of two auctions of Carol's."""
+        made = await make_listing(self.kernel, self.carol, rows=ROWS)
+        plan = await make_plan(
+            self.kernel, self.carol, made.listing_id, kind="license", price_minor=LICENSE_MINOR
+        )
+        closes_at = (await now(self.kernel) + timedelta(days=60)).isoformat()
+        offer = {"plan_id": show("pln", plan.id), "rule": "random_sampling", "closes_at": closes_at}
+        await fund(self.kernel, self.me.party_id, 2 * LICENSE_MINOR)
+        for _ in range(2):
+            auction = await self.post(self.carol, "/v1/auctions", offer)
+            path = f"/v1/auctions/{auction['id']}/bids"
+            await self.post(self.me, path, {"amount_minor": LICENSE_MINOR})
 
     async def _argued(self, plan: Any) -> str:
         dispute = await self._answered(plan)

@@ -543,7 +543,8 @@ async def test_closed_orders_and_trades_never_change(
     order_id = UUID(order["id"].removeprefix("ord_"))
     for statement, expected in [
         ("UPDATE matching.order SET updated_at = now() WHERE id = $1", "is closed"),
-        ("UPDATE matching.order SET price_minor = 1 WHERE id = $1", "permission denied"),
+        ("UPDATE matching.order SET price_minor = 1 WHERE id = $1", "is closed"),
+        ("UPDATE matching.order SET side = 'buy' WHERE id = $1", "permission denied"),
         ("DELETE FROM matching.order WHERE id = $1", "permission denied"),
         ("UPDATE matching.trade SET lots = 2 WHERE buy_order_id = $1", "permission denied"),
     ]:

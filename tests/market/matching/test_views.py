@@ -9,11 +9,11 @@ from listings.models import Listing
 from market.kernel.ids import new_id
 from market.matching.admission import Admitted
 from market.matching.commands import Place
-from market.matching.matcher import Match, Touched
 from market.matching.models import CloseReason, OrderStatus
 from market.matching.schemas import ORDER_TRADES_MAX, OrderRequest, OrderView
 from market.matching.shard import LiveOrder
 from market.matching.terms import Side
+from market.matching.touched import Match, Touched
 from market.matching.views import new_order_json
 from pricing.models import Plan
 
@@ -42,6 +42,7 @@ def touched(
         amount=0,
         hold_id=None,
         expires_at=request.expires_at,
+        rank=1,
     )
     return Touched(order, admitted, filled, amount, status, None, reason)
 
@@ -60,6 +61,7 @@ def touched(
             expires_at=(NOW + timedelta(days=3)).astimezone(timezone(timedelta(hours=8))),
         ),
         touched(OrderStatus.PARTIALLY_FILLED, 3, 22),
+        touched(OrderStatus.OPEN, 0, 0, lots=5, min_lots=2, self_trade_prevention="decrement"),
         touched(OrderStatus.PARTIALLY_FILLED, 10**13, 2**64 + 1),
         touched(
             OrderStatus.CANCELLED, 2, 14, CloseReason.IOC_REMAINDER, lots=5, time_in_force="ioc"
@@ -72,8 +74,9 @@ def touched(
 @pytest.mark.parametrize("now", [NOW, NOW.replace(microsecond=0)])
 def test_the_answer_is_what_the_model_writes(order: Touched, now: datetime) -> None:
     maker = touched(OrderStatus.OPEN, 0, 0)
+    assert order.admitted is not None
     for _ in range(ORDER_TRADES_MAX + 1 if order.filled else 0):
-        order.matches.append(Match(new_id(), new_id(), order, maker, 1, 7))
+        order.matches.append(Match(new_id(), new_id(), order, maker, 1, 7, order.admitted))
     written = new_order_json(order, now)
     view = OrderView.model_validate_json(written)
     assert view.model_dump_json().encode() == written

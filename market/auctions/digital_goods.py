@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from market.matching.sealed_bids import Award, Bid
+from market.auctions.sealed_bids import Award, Bid
 
 SEED_BYTES_MIN: Final = 16
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, strategies as st
 
-from market.matching.digital_goods import commitment, half, optimal_price, sell
-from market.matching.sealed_bids import Award, Bid, PriceRule, award
+from market.auctions.digital_goods import commitment, half, optimal_price, sell
+from market.auctions.sealed_bids import Award, Bid, PriceRule, award
 
 SEED = bytes(range(32))
 BIDS = [Bid(1, 11, 70), Bid(2, 12, 90), Bid(3, 13, 90), Bid(4, 14, 40)]

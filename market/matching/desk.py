@@ -1,0 +1,66 @@
+"""The one caller of the books: every step that a batch gives to a book goes through here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from market.matching.phases import enter
+from market.matching.shard import LiveOrder, Shard
+from market.matching.terms import Cut, Fill, Outcome, Phase
+
+
+class Step(NamedTuple):
+    """What a step did to the incoming order, and to those it met."""
+
+    outcome: Outcome
+    fills: list[Fill]
+    cuts: list[Cut]
+
+
+class Desk:
+    """Gives the steps of one batch to the books, in input order."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    def submit(self, order: LiveOrder, *, tif: int, minimum: int) -> Step:
+        """Match a new order. Raises BookHalted and then changes nothing."""
+        book = self._shard.instrument(order.plan_id).book
+        fills: list[Fill] = []
+        cuts: list[Cut] = []
+        outcome = book.submit(
+            order.seq,
+            self._shard.owner(order.group),
+            order.side,
+            order.price,
+            order.left,
+            tif,
+            fills,
+            self._shard.party(order.party_id),
+            order.post_only,
+            order.prevent_by,
+            minimum,
+            cuts,
+        )
+        return Step(outcome, fills, cuts)
+
+    def amend(self, order: LiveOrder, *, rank: int, price: int, lots: int, post_only: bool) -> Step:
+        """Give a resting order another price or other lots. Raises BookHalted."""
+        book = self._shard.instrument(order.plan_id).book
+        fills: list[Fill] = []
+        cuts: list[Cut] = []
+        outcome = book.amend(order.seq, rank, price, lots, fills, post_only, order.prevent_by, cuts)
+        return Step(outcome, fills, cuts)
+
+    def cancel(self, order: LiveOrder) -> int:
+        """Take an order out: the lots it still had, 0 when it does not rest. Raises BookHalted."""
+        return self._shard.instrument(order.plan_id).book.cancel(order.seq)
+
+    def enter(self, plan_id: UUID, phase: Phase) -> None:
+        """Bring a book that does not cross into a phase. Raises BookHalted."""
+        enter(self._shard.instrument(plan_id).book, phase)
+
+    def left(self, order: LiveOrder) -> int:
+        """Lots that rest under an order; reads only."""
+        return self._shard.instrument(order.plan_id).book.left(order.seq)
