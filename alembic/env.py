@@ -30,6 +30,7 @@ MODELS = (
     "market.matching.control_models",
     "market.matching.inbox_models",
     "market.demand.models",
+    "market.surveillance.models",
     "market.auctions.models",
 )
 for module in MODELS:

@@ -31,6 +31,7 @@ from market.operations import events, health, sandbox
 from market.operations.docs import install_docs
 from market.parties import endpoints as party_endpoints
 from market.schedule import SCHEDULE
+from market.surveillance import endpoints as surveillance_endpoints
 from market.worker import in_process
 from pricing import billing_endpoints as pricing_billing_endpoints, endpoints as pricing_endpoints
 from settlement import (
@@ -69,6 +70,7 @@ ROUTERS = (
     money_endpoints.router,
     billing_endpoints.router,
     console_endpoints.router,
+    surveillance_endpoints.router,
     events.router,
     sandbox.router,
     health.router,

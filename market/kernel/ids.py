@@ -36,6 +36,7 @@ PREFIXES = {
     "rcp": "receipt",
     "req": "request",
     "rul": "ruling",
+    "sva": "surveillance alert",
     "tok": "token",
     "top": "top-up",
     "trd": "trade",
@@ -127,6 +128,7 @@ QuoteId = Annotated[UUID, *_wire("quo")]
 ReceiptId = Annotated[UUID, *_wire("rcp")]
 RequestId = Annotated[UUID, *_wire("req")]
 RulingId = Annotated[UUID, *_wire("rul")]
+SurveillanceAlertId = Annotated[UUID, *_wire("sva")]
 TokenId = Annotated[UUID, *_wire("tok")]
 TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]

@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -13,6 +13,29 @@ class Environment(StrEnum):
 
     SANDBOX = "sandbox"
     PRODUCTION = "production"
+
+
+class SurveillanceLimits(BaseModel):
+    """When trading looks like abuse (``market.surveillance.rules``, docs/surveillance.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window_s: int = Field(default=86_400, ge=60, le=30 * 86_400)
+    order_life_s: int = Field(
+        default=60, ge=1, le=3_600, description="An order cancelled sooner may have been pressure."
+    )
+    size_factor: int = Field(default=3, ge=1, le=1_000, description="Times the lots of the fill.")
+    near_ppm: int = Field(default=50_000, ge=0, le=1_000_000)
+    pressure_orders: int = Field(default=3, ge=1, le=50)
+    pressure_cancelled_ppm: int = Field(default=700_000, ge=0, le=1_000_000)
+    circular_trades: int = Field(default=2, ge=1, le=50, description="Each way.")
+    circular_return_ppm: int = Field(default=800_000, ge=0, le=1_000_000)
+    jump_earlier_trades: int = Field(default=5, ge=1, le=20)
+    jump_ppm: int = Field(default=300_000, ge=0, le=1_000_000_000)
+    valuation_tolerance_ppm: int = Field(default=500_000, ge=0, lt=1_000_000)
+    concentration_trades: int = Field(default=20, ge=1)
+    concentration_parties: int = Field(default=3, ge=2)
+    concentration_ppm: int = Field(default=600_000, ge=0, le=1_000_000)
 
 
 class Settings(BaseSettings):
@@ -116,6 +139,10 @@ class Settings(BaseSettings):
         default=5_000, ge=1, description="Orders, amendments and cancels of a party, likewise."
     )
     ledger_queue_max: int = Field(default=8_192, ge=1)
+
+    surveillance: SurveillanceLimits = Field(
+        default=SurveillanceLimits(), description="As JSON; what it leaves out keeps its default."
+    )
 
     worker_in_process: bool = False
     job_interval_s: int = Field(default=1, ge=1, le=60)

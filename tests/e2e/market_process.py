@@ -27,6 +27,8 @@ class MarketProcess:
     ``environment`` names others.
     """
 
+    program: Sequence[str] = ("-m", "market.cli", "up")
+
     def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
         self.home = home
         self._named = dict(environment or {})
@@ -45,7 +47,7 @@ class MarketProcess:
         log = self.home / "process.log"
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "market.cli", "up", "--port", str(self.port)],
+                [sys.executable, *self.program, "--port", str(self.port)],
                 env=self._environment(),
                 stdout=sink,
                 stderr=sink,

@@ -2,11 +2,13 @@
 
 import io
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pandas
+import psycopg
 import pytest
 from rich.console import Console
 
@@ -14,6 +16,7 @@ from market.demo.data import FLIGHTS_ROWS, prepare
 from market.demo.run import play
 from market.demo.stage import Stage
 from market.demo.transcript import Transcript
+from market.kernel.embedded import start_embedded
 from tests.e2e.market_process import MarketProcess
 
 
@@ -125,3 +128,16 @@ def test_console_docs_and_metrics_are_served(market: MarketProcess) -> None:
         page = http.get("/docs").text
         assert "cdn." not in page
         assert http.get("/docs/assets/swagger-ui-bundle.js").status_code == 200
+
+
+def test_the_walk_is_not_taken_for_abuse(market: MarketProcess, stage: Stage) -> None:
+    """The worker examines its trades a minute later, and raises nothing."""
+    with start_embedded(market.home) as servers, psycopg.connect(servers.owner_database_url) as c:
+        c.autocommit = True
+        c.execute("UPDATE kernel.sandbox_clock SET ahead = ahead + interval '2 minutes'")
+        ((traded,),) = c.execute("SELECT max(seq) FROM matching.trade")
+        deadline = time.monotonic() + 60
+        while list(c.execute("SELECT trade_seq FROM surveillance.progress")) != [(traded,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert list(c.execute("SELECT rule, figures FROM surveillance.alert")) == []

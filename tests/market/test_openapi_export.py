@@ -49,6 +49,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
 def test_each_service_file_holds_its_operations_and_what_they_reach(app: FastAPI) -> None:
     files = {name: json.loads(text) for name, text in openapi_export.documents(app).items()}
     assert sorted(files) == [
+        "auctions.json",
         "contracts.json",
         "demand.json",
         "listings.json",
@@ -77,7 +78,7 @@ def test_write_then_no_difference_then_a_diff(
 ) -> None:
     monkeypatch.setattr(openapi_export, "FOLDER", tmp_path / "openapi")
     assert "+++ openapi/listings.json (code)" in openapi_export.differences(app).splitlines()
-    assert len(openapi_export.write(app)) == 8
+    assert len(openapi_export.write(app)) == 9
     assert openapi_export.write(app) == []
     assert openapi_export.differences(app) == ""
 
