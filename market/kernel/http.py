@@ -128,7 +128,8 @@ class IdempotentRoute(APIRoute):
     A missing or malformed Idempotency-Key (400) or If-Match (428, 412) is refused after the
     caller (401, 403) and the documented form of the request (422), but before any effect.
 
-    ``openapi_extra={"x-idempotent": False}`` opts a POST out that changes nothing (or a standard
+    ``openapi_extra={"x-idempotent": True}`` asks another method for a key too, ``False`` opts a
+    POST out that changes nothing (or a standard
     endpoint such as the token endpoint); ``{"x-streamed": True}`` marks an upload whose service
     binds the body's hash by ``idempotency.bind_content`` before its first writing unit of work.
     Raises RuntimeError when a successful POST stored no answer: that is a bug of the service.
@@ -138,7 +139,7 @@ class IdempotentRoute(APIRoute):
         extra = dict(kwargs.get("openapi_extra") or {})
         methods = set(kwargs.get("methods") or ())
         # Stays in the published description, where the lint reads it.
-        self._idempotent = "POST" in methods and extra.get("x-idempotent", True)
+        self._idempotent = bool(extra.get("x-idempotent", "POST" in methods))
         self._streamed = bool(extra.pop("x-streamed", False))
         if self._idempotent:
             extra["parameters"] = [*extra.get("parameters", []), _KEY_PARAMETER]

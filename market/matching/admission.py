@@ -23,6 +23,8 @@ from market.matching.errors import (
     SelfTrade,
 )
 from market.matching.models import OrderSide, TimeInForceName
+from market.matching.shard import LiveOrder
+from market.matching.terms import Side
 from market.parties.directory import Standing, get_standings, related
 from market.parties.errors import PartyNotVerified
 from market.parties.models import PartyStatus
@@ -36,7 +38,7 @@ from settlement.accounts import AccountKind, AccountRef
 BUY_TTL = timedelta(days=90)
 EXPIRY_MAX = timedelta(days=366)
 # 2**62: grants count units in bigint.
-_UNITS_MAX = 1 << 62
+UNITS_MAX = 1 << 62
 
 
 class Admitted(NamedTuple):
@@ -74,10 +76,14 @@ class Facts:
     balances: dict[UUID, int]
 
 
-async def gather(uow: UnitOfWork, places: Sequence[Place]) -> Facts:
-    """Read what ``places`` refer to, in a fixed number of queries."""
-    found = await plans.get_plans(uow, {place.body.plan_id for place in places})
+async def gather(
+    uow: UnitOfWork, places: Sequence[Place], amended: Sequence[LiveOrder] = ()
+) -> Facts:
+    """Read what new orders and orders to amend refer to, in a fixed number of queries."""
+    named = {place.body.plan_id for place in places} | {order.plan_id for order in amended}
+    found = await plans.get_plans(uow, named)
     wanted = {place.party_id for place in places} | {plan.seller_id for plan in found.values()}
+    wanted |= {order.party_id for order in amended}
     names = [
         (place.party_id, place.body.client_order_id)
         for place in places
@@ -87,6 +93,11 @@ async def gather(uow: UnitOfWork, places: Sequence[Place]) -> Facts:
         AccountRef(AccountKind.AVAILABLE, place.party_id, found[place.body.plan_id].currency)
         for place in places
         if place.body.side is OrderSide.BUY and place.body.plan_id in found
+    ]
+    accounts += [
+        AccountRef(AccountKind.AVAILABLE, order.party_id, found[order.plan_id].currency)
+        for order in amended
+        if order.side is Side.BUY
     ]
     return Facts(
         plans=found,
@@ -107,30 +118,37 @@ def admit(place: Place, facts: Facts, *, now: datetime) -> Admitted:
     plan = facts.plans.get(body.plan_id)
     if plan is None:
         raise PlanNotFound(param="plan_id")
-    listing = facts.listings[plan.listing_id]
-    if isinstance(listing, MarketError):
-        raise listing
-    if plan.status is not PlanStatus.ACTIVE:
-        raise PlanRetired(param="plan_id")
-    party = facts.parties[place.party_id]
-    if party.status is not PartyStatus.VERIFIED:
-        raise PartyNotVerified
-    if body.side is OrderSide.SELL:
-        if party.id != plan.seller_id:
-            raise NotTheSeller(param="side")
-    elif related(party, facts.parties[plan.seller_id]):
-        raise SelfTrade(param="plan_id")
-    if body.lots is not None and body.lots * plan.lot_units > _UNITS_MAX:
+    side = Side.SELL if body.side is OrderSide.SELL else Side.BUY
+    listing, party = check_offer(side, place.party_id, plan, facts)
+    if body.lots is not None and body.lots * plan.lot_units > UNITS_MAX:
         raise OrderTooLarge("The order has more units than a grant can count.", param="lots")
     expires_at = _expiry(place, now)
     name = (place.party_id, body.client_order_id or "")
     if name in facts.client_ids:
         raise ClientOrderIdTaken(param="client_order_id")
     admitted = Admitted(place, plan, listing, party.affiliate_group or party.id, expires_at)
-    _take_money(admitted, facts)
+    _fund(admitted, facts)
     if body.client_order_id is not None:
         facts.client_ids.add(name)
     return admitted
+
+
+def check_offer(side: Side, party_id: UUID, plan: Plan, facts: Facts) -> tuple[Listing, Standing]:
+    """Whether the plan is on offer, and to this party; raises the MarketError that says no."""
+    listing = facts.listings[plan.listing_id]
+    if isinstance(listing, MarketError):
+        raise listing
+    if plan.status is not PlanStatus.ACTIVE:
+        raise PlanRetired(param="plan_id")
+    party = facts.parties[party_id]
+    if party.status is not PartyStatus.VERIFIED:
+        raise PartyNotVerified
+    if side is Side.SELL:
+        if party.id != plan.seller_id:
+            raise NotTheSeller(param="side")
+    elif related(party, facts.parties[plan.seller_id]):
+        raise SelfTrade(param="plan_id")
+    return listing, party
 
 
 def _expiry(place: Place, now: datetime) -> datetime | None:
@@ -154,16 +172,23 @@ def give_back(admitted: Admitted, facts: Facts) -> None:
     facts.client_ids.discard((admitted.place.party_id, admitted.place.body.client_order_id or ""))
 
 
-def _take_money(admitted: Admitted, facts: Facts) -> None:
+def _fund(admitted: Admitted, facts: Facts) -> None:
     reserve = admitted.reserve_minor
     if not reserve:
         return
-    account = admitted.account.id
-    available = facts.balances.get(account, 0)
-    if available < reserve:
+    take_money(facts, admitted.account, reserve)
+
+
+def take_money(facts: Facts, account: AccountRef, amount: int) -> None:
+    """Take ``amount`` minor units off what later orders of the batch see.
+
+    Raises OrderUnfunded (402).
+    """
+    available = facts.balances.get(account.id, 0)
+    if available < amount:
         raise OrderUnfunded(
-            f"The order needs {reserve} minor units of {admitted.plan.currency}.",
-            required_minor=reserve,
+            f"The order needs {amount} minor units of {account.currency}.",
+            required_minor=amount,
             available_minor=available,
         )
-    facts.balances[account] = available - reserve
+    facts.balances[account.id] = available - amount

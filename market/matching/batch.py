@@ -19,7 +19,8 @@ from market.kernel.idempotency import KeyReused
 from market.kernel.logging import get_logger
 from market.matching import control_answers, control_desk, record, sql
 from market.matching.admission import Admitted, Facts, admit, gather, give_back
-from market.matching.commands import Cancel, Command, Control, Place, Reply
+from market.matching.amendments import Amender
+from market.matching.commands import Amend, Cancel, Command, Control, Place, Reply
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
 from market.matching.errors import (
@@ -99,8 +100,9 @@ class Batch:
         self._verdicts = verdicts
         self._matcher = Matcher(shard)
         self._placed: dict[int, Touched] = {}
-        self._cancelled: dict[int, UUID] = {}
-        self._not_open: dict[int, Cancel] = {}
+        # Orders of commands that are answered by reading them again.
+        self._changed: dict[int, UUID] = {}
+        self._not_open: dict[int, Cancel | Amend] = {}
         self._references: dict[UUID, int] = {}
         self._desk: ControlDesk | None = None
         self._decided: dict[int, Control] = {}
@@ -125,7 +127,7 @@ class Batch:
         self.deferred = len(expired) == EXPIRIES_MAX
         fresh = [] if self.deferred else self._in_time(await self._fresh(connection), uow)
         places = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Place)]
-        facts = await gather(uow, places)
+        facts = await gather(uow, places, self._to_amend(fresh))
         self.plan_ids.update(dict.fromkeys(facts.plans))
         await self._shard.load(connection, facts.plans)
         controls = await self._open_desk(uow, connection, fresh)
@@ -136,8 +138,9 @@ class Batch:
         self._carried_out = fresh
         self._end(expired)
         self._decide(fresh)
+        amender = Amender(self._matcher, gate, facts, now=uow.now)
         for index in fresh:
-            self._step(index, self._commands[index], facts, gate, uow)
+            self._step(index, self._commands[index], facts, gate, amender, uow)
         if self._matcher.touched:
             await self._check_makers(uow, facts)
             await self._write(uow, connection, await self._post(uow))
@@ -256,7 +259,13 @@ class Batch:
                     self.replies[index] = Reply.refusal(refusal, command.request_id)
 
     def _step(
-        self, index: int, command: Command, facts: Facts, gate: Gate, uow: UnitOfWork
+        self,
+        index: int,
+        command: Command,
+        facts: Facts,
+        gate: Gate,
+        amender: Amender,
+        uow: UnitOfWork,
     ) -> None:
         try:
             if isinstance(command, Place):
@@ -268,6 +277,8 @@ class Batch:
                 self._place(index, admit(command, facts, now=uow.now), facts, gate)
             elif isinstance(command, Cancel):
                 self._cancel(index, command)
+            elif isinstance(command, Amend):
+                self._amend(index, command, amender)
         except MarketError as refusal:
             self.replies[index] = Reply.refusal(refusal, command.request_id)
 
@@ -282,16 +293,36 @@ class Batch:
             gate.traded(placed)
 
     def _cancel(self, index: int, command: Cancel) -> None:
+        order = self._own(index, command)
+        if order is None:
+            return
+        if self._matcher.cancel(order, CloseReason.REQUESTED, seq=self._next_seq()) is None:
+            raise OrderClosed
+        self._changed[index] = order.id
+
+    def _amend(self, index: int, command: Amend, amender: Amender) -> None:
+        if command.command_id in self._verdicts.refused:
+            raise self._verdicts.refused[command.command_id]
+        order = self._own(index, command)
+        if order is not None:
+            amender.amend(command, order, seq=self._next_seq())
+            self._changed[index] = order.id
+
+    def _own(self, index: int, command: Cancel | Amend) -> LiveOrder | None:
+        """The open order of a command, None for one that is not: it is looked up later."""
         order = self._shard.order(command.order_id)
         if order is None:
             self._not_open[index] = command
-            return
+            return None
         if order.party_id != command.party_id:
             raise OrderNotFound
         self.plan_ids[order.plan_id] = None
-        if self._matcher.cancel(order, CloseReason.REQUESTED, seq=self._next_seq()) is None:
-            raise OrderClosed
-        self._cancelled[index] = order.id
+        return order
+
+    def _to_amend(self, fresh: Sequence[int]) -> list[LiveOrder]:
+        """The open orders that commands want to amend, once each."""
+        ids = dict.fromkeys(c.order_id for i in fresh if isinstance(c := self._commands[i], Amend))
+        return [order for order in map(self._shard.order, ids) if order is not None]
 
     async def _check_makers(self, uow: UnitOfWork, facts: Facts) -> None:
         """Resting orders were admitted in the past: may they still trade, and with this taker?"""
@@ -385,9 +416,9 @@ class Batch:
         self.replies.update(decided)
         views = await read_views(
             connection,
-            [*self._cancelled.values(), *(c.order_id for c in self._not_open.values())],
+            [*self._changed.values(), *(c.order_id for c in self._not_open.values())],
         )
-        for index, order_id in self._cancelled.items():
+        for index, order_id in self._changed.items():
             self.replies[index] = Reply.of(views[order_id].model_dump_json().encode(), status=200)
         for index, late in self._not_open.items():
             view = views.get(late.order_id)
@@ -415,7 +446,7 @@ class Batch:
             index
             for index in self._carried_out
             if self.replies[index].remembered
-            and (not isinstance(self._commands[index], Cancel) or index in self._cancelled)
+            and (not isinstance(self._commands[index], Cancel) or index in self._changed)
         ]
 
     def _entry(self, index: int) -> idempotency.Entry:

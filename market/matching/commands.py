@@ -12,7 +12,7 @@ from market.kernel.errors import MarketError
 from market.kernel.http import PROBLEM_TYPE, problem_body
 from market.kernel.idempotency import Answer
 from market.kernel.ids import new_id
-from market.matching.schemas import OrderRequest
+from market.matching.schemas import AmendRequest, OrderRequest
 
 # Refusals that are part of the business answer; 5xx are about the moment and never remembered.
 _REMEMBERED_BELOW = 500
@@ -39,6 +39,19 @@ class Cancel:
     request_id: str
     key: str = field(default_factory=lambda: f"engine-cancel:{new_id().hex}")
     request_hash: bytes = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """Other terms for an own order. ``key`` and ``request_hash`` as in :class:`Place`."""
+
+    party_id: UUID
+    key: str
+    request_hash: bytes
+    order_id: UUID
+    body: AmendRequest
+    request_id: str
+    command_id: UUID = field(default_factory=new_id)
 
 
 class ControlAction(StrEnum):
@@ -79,7 +92,7 @@ class Control:
     control_id: UUID = field(default_factory=new_id)
 
 
-Command = Place | Cancel | Control
+Command = Place | Cancel | Amend | Control
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from market.matching.models import OrderStatus
 from market.matching.schemas import (
     BOOK_LEVELS_DEFAULT,
     BOOK_LEVELS_MAX,
+    AmendRequest,
     BookView,
+    ClientOrderId,
     OrderRequest,
     OrderView,
     TradeView,
@@ -63,10 +65,17 @@ async def list_orders(
     plan_id: PlanId | None = None,
     status: OrderStatus | None = None,
     party_id: PartyId | None = None,
+    client_order_id: ClientOrderId | None = None,
 ) -> Page[OrderView]:
     """Own orders, newest first; operators and regulators may name a party."""
     return await orders.list_orders(
-        kernel, actor, page, plan_id=plan_id, status=status, party_id=party_id
+        kernel,
+        actor,
+        page,
+        plan_id=plan_id,
+        status=status,
+        party_id=party_id,
+        client_order_id=client_order_id,
     )
 
 
@@ -89,6 +98,23 @@ async def cancel_order(
     return response_of(
         await orders.cancel_order(engine, actor, order_id, request_id=request_id_of(request))
     )
+
+
+@router.patch(
+    "/orders/{order_id}",
+    operation_id="amend_order",
+    response_model=OrderView,
+    responses=problems(400, 401, 402, 403, 404, 409, 422, 429, 503),
+    openapi_extra={"x-idempotent": True},
+)
+async def amend_order(
+    request: Request, engine: EngineDep, actor: TraderDep, order_id: OrderId, body: AmendRequest
+) -> Response:
+    """Change price, lots or date of an open order. It may trade at once."""
+    reply = await orders.amend_order(
+        engine, actor, order_id, body, request_id=request_id_of(request)
+    )
+    return response_of(reply.answer)
 
 
 @router.get("/instruments/{plan_id}/book", operation_id="show_book", responses=problems(404, 422))

@@ -106,6 +106,12 @@ class Gate:
         price_name = "price_minor" if body.price_minor is not None else "protection_price_minor"
         self.check_terms(terms, plan, rules, price_name=price_name)
 
+    def check_amended(self, terms: Terms, plan: Plan) -> None:
+        """Decide new terms of a resting order; raises as :meth:`check_terms`."""
+        rules = self._controls.rules.get(plan.id)
+        if rules is not None:
+            self.check_terms(terms, plan, rules, price_name="price_minor")
+
     def check_terms(self, terms: Terms, plan: Plan, rules: Rules, *, price_name: str) -> None:
         """Raises the Invalid (422) of the rule that ``terms`` break, or TradeOutsideBand (409).
 

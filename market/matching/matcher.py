@@ -7,17 +7,22 @@ No I/O. Books change at once; live orders do not, so that forgetting the touched
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from uuid import UUID
 
+from market.kernel.errors import MarketError
 from market.kernel.ids import new_id
 from market.matching.admission import Admitted
 from market.matching.desk import Desk, Step
-from market.matching.errors import InstrumentClosed
+from market.matching.errors import InstrumentClosed, OrderClosed, PostOnlyWouldCross
 from market.matching.marks import add_marks
 from market.matching.models import CloseReason, OrderSide, OrderStatus, TimeInForceName
 from market.matching.shard import MODES, LiveOrder, Shard
 from market.matching.terms import UNLIMITED, Cut, Fill, Outcome, Phase, SelfTrade, Side, TimeInForce
 from market.matching.touched import Match, Offer, Touched
+
+if TYPE_CHECKING:
+    from market.matching.amendments import Change
 
 SIDES = {OrderSide.BUY: Side.BUY, OrderSide.SELL: Side.SELL}
 TIFS = {
@@ -34,6 +39,13 @@ _CLOSED = {
     Outcome.BELOW_MINIMUM: (OrderStatus.CANCELLED, CloseReason.BELOW_MINIMUM),
     Outcome.WOULD_CROSS: (OrderStatus.REJECTED, CloseReason.POST_ONLY_WOULD_CROSS),
     Outcome.SELF_TRADE: (OrderStatus.CANCELLED, CloseReason.SELF_TRADE),
+}
+
+
+_NOT_AMENDED: dict[Outcome, type[MarketError]] = {
+    Outcome.UNKNOWN: OrderClosed,
+    Outcome.WOULD_CROSS: PostOnlyWouldCross,
+    Outcome.WRONG_PHASE: InstrumentClosed,
 }
 
 
@@ -93,6 +105,38 @@ class Matcher:
         touched = self._touch(order)
         self._mark(order.plan_id, -touched.mark(left))
         touched.close(OrderStatus.CANCELLED, reason, seq=seq)
+        return touched
+
+    def amend(
+        self, order: LiveOrder, change: Change, currency: str, offer: Offer | None, *, seq: int
+    ) -> Touched:
+        """Give a resting order other terms; it may trade, rest elsewhere or end.
+
+        Without an ``offer`` it must be a reduction, which cannot trade. Raises OrderClosed,
+        PostOnlyWouldCross, InstrumentClosed or BookHalted, and has then changed nothing.
+        """
+        before = self._desk.left(order)
+        step = self._desk.amend(
+            order, rank=seq, price=change.price, lots=change.left, post_only=change.post_only
+        )
+        refusal = _NOT_AMENDED.get(step.outcome)
+        if refusal is not None:
+            raise refusal()
+        touched = self._touch(order)
+        self._mark(order.plan_id, -touched.mark(before))
+        if step.outcome is Outcome.CANCELLED:
+            touched.close(OrderStatus.CANCELLED, CloseReason.REQUESTED, seq=seq)
+            return touched
+        revision = touched.revise(currency)
+        revision.price, revision.lots = change.price, change.lots
+        revision.post_only, revision.expires_at = change.post_only, change.expires_at
+        revision.amendments += 1
+        revision.amended_by = change.command_id
+        if step.outcome is not Outcome.AMENDED:
+            assert offer is not None, "an order that keeps its place does not trade"
+            revision.rank = seq
+            self._take(touched, offer, step, seq)
+        self._mark(order.plan_id, touched.mark(self._desk.left(order)))
         return touched
 
     def _take(self, taker: Touched, terms: Admitted | Offer, step: Step, seq: int) -> None:

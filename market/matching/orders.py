@@ -9,15 +9,15 @@ from sqlmodel import col, select
 
 from market.kernel import idempotency
 from market.kernel.context import Kernel
-from market.kernel.idempotency import Answer, Replay
+from market.kernel.idempotency import Answer, Claim, Replay
 from market.kernel.ids import new_id
 from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
-from market.matching.commands import Cancel, Place, Reply
+from market.matching.commands import Amend, Cancel, Place, Reply
 from market.matching.engine import MatchingEngine
 from market.matching.errors import OrderNotFound
 from market.matching.models import Order, OrderSide, OrderStatus
-from market.matching.schemas import OrderRequest, OrderView
+from market.matching.schemas import AmendRequest, OrderRequest, OrderView
 from market.matching.views import read_views
 from market.parties.access import may_oversee
 from market.parties.directory import after_id
@@ -46,6 +46,41 @@ async def place_order(
             request_id=request_id,
         )
     )
+    return _remembered(claim, reply)
+
+
+async def amend_order(
+    engine: MatchingEngine,
+    actor: Actor,
+    order_id: UUID,
+    body: AmendRequest,
+    *,
+    request_id: str = _NO_REQUEST,
+) -> Reply:
+    """Amend an own open order; the answer holds its OrderView (200) or a problem.
+
+    Effects: its hold follows its terms; it may trade as a new order does; event
+    ``order.amended``. Refused, it stays as it was: 402 without the money, 404 for an unknown
+    order or that of somebody else, 409 once it is closed or when a post-only order would trade.
+    The key as in :func:`place_order`. Raises RoleRequired (403) and the engine's 503s.
+    """
+    actor.require(Role.BUYER, Role.SELLER)
+    claim = idempotency.take()
+    reply = await engine.submit(
+        Amend(
+            party_id=actor.party_id,
+            key=claim.key if claim else f"engine-amend:{new_id().hex}",
+            request_hash=claim.request_hash if claim else bytes(32),
+            order_id=order_id,
+            body=body,
+            request_id=request_id,
+        )
+    )
+    return _remembered(claim, reply)
+
+
+def _remembered(claim: Claim | None, reply: Reply) -> Reply:
+    """Answer the request's claim with what the engine has stored under its key."""
     if claim is not None:
         if reply.replayed:
             raise Replay(reply.answer)
@@ -84,6 +119,7 @@ async def list_orders(
     plan_id: UUID | None = None,
     status: OrderStatus | None = None,
     party_id: UUID | None = None,
+    client_order_id: str | None = None,
 ) -> Page[OrderView]:
     """The actor's orders, newest first; of ``party_id`` for operators and regulators.
 
@@ -105,6 +141,8 @@ async def list_orders(
         statement = statement.where(Order.plan_id == plan_id)
     if status is not None:
         statement = statement.where(Order.status == status.value)
+    if client_order_id is not None:
+        statement = statement.where(Order.client_order_id == client_order_id)
     async with kernel.unit_of_work() as uow:
         ids: Sequence[UUID] = (await uow.session.exec(statement)).all()
         views = await read_views(await uow.raw(), ids)

@@ -134,6 +134,31 @@ _IMMEDIATE = (TimeInForceName.IOC, TimeInForceName.FOK)
 _UNTIL_ENDED = (TimeInForceName.GTC, TimeInForceName.GTD)
 
 
+class AmendRequest(Schema):
+    """New terms of an open order; what is not stated stays.
+
+    ``lots`` is the new total, filled ones included: no more than those cancels the rest. Fewer
+    lots at the same price keep the order's priority; anything else of price and lots loses it,
+    and may trade at once.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"price_minor": 1_050}], "minProperties": 1}
+    )
+
+    price_minor: AmountMinor | None = None
+    lots: Lots | None = None
+    expires_at: Moment | None = None
+    post_only: StrictBool | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        stated = (self.price_minor, self.lots, self.expires_at, self.post_only)
+        if all(value is None for value in stated):
+            raise ValueError("an amendment changes at least one term")
+        return self
+
+
 class OrderTrade(Schema):
     """A fill of the order that shows it."""
 
