@@ -20,6 +20,8 @@ from market.kernel.logging import get_logger
 from market.matching import control_answers, control_desk, record, sql
 from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.amendments import Amender
+from market.matching.call_auction import Clearing
+from market.matching.call_steps import DUE_MAX
 from market.matching.commands import Amend, Cancel, Command, Control, Place, Reply
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
@@ -31,6 +33,7 @@ from market.matching.errors import (
     OrderUnfunded,
 )
 from market.matching.gate import Gate
+from market.matching.indicative import publish
 from market.matching.matcher import Matcher
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
@@ -51,6 +54,8 @@ EXPIRIES_MAX = 256
 # Longer than the busiest batch computes between two statements: 1,000 agreements took 2 to 6 s
 # on a crowded 2-core machine.
 FROZEN_WRITER_S = 30
+# A call auction makes all its agreements in one batch.
+FROZEN_CLOSING_S = 600
 
 _log = get_logger(__name__)
 
@@ -70,6 +75,7 @@ class Verdicts:
 
     refused: dict[UUID, MarketError] = field(default_factory=dict)
     ended: dict[UUID, CloseReason] = field(default_factory=dict)
+    void_calls: dict[UUID, None] = field(default_factory=dict)
 
 
 class Reconsider(Exception):
@@ -104,6 +110,7 @@ class Batch:
         self._changed: dict[int, UUID] = {}
         self._not_open: dict[int, Cancel | Amend] = {}
         self._references: dict[UUID, int] = {}
+        self._indicatives: dict[UUID, Clearing | None] = {}
         self._desk: ControlDesk | None = None
         self._decided: dict[int, Control] = {}
         self._duplicates: dict[int, int] = {}
@@ -121,7 +128,7 @@ class Batch:
         resting order turned out to be unfit to trade, and DatabaseUnavailable.
         """
         connection = await uow.raw()
-        last_seq = await self._fence_off(connection)
+        last_seq = await self._fence_off(uow, connection)
         await self._shard.load(connection, [])
         expired = self._shard.due(uow.now, EXPIRIES_MAX)
         self.deferred = len(expired) == EXPIRIES_MAX
@@ -146,6 +153,8 @@ class Batch:
             await self._write(uow, connection, await self._post(uow))
         if self._desk is not None:
             await self._desk.write()
+        if controls.calls:
+            self._indicatives = await publish(uow, self._shard, controls, self._matcher)
         await self._answer(uow, connection)
 
     def apply(self) -> None:
@@ -167,13 +176,23 @@ class Batch:
         if self._desk is not None:
             self._shard.controls = self._desk.controls
         self._shard.controls.references.update(self._references)
+        self._shard.indicatives.update(self._indicatives)
+
+    @property
+    def closing(self) -> list[UUID]:
+        """The call auctions that this batch has uncrossed."""
+        return [] if self._desk is None else self._desk.calls.closing
 
     @property
     def _step_count(self) -> int:
         """Input numbers to reserve: an upper bound, gaps do no harm."""
-        return len(self._commands) + EXPIRIES_MAX + len(self._verdicts.ended)
+        # A decision takes at most two, and so does an auction.
+        steps = 2 * (len(self._commands) + DUE_MAX)
+        return steps + EXPIRIES_MAX + len(self._verdicts.ended)
 
-    async def _fence_off(self, connection: Connection) -> int:
+    async def _fence_off(self, uow: UnitOfWork, connection: Connection) -> int:
+        due = self._shard.controls.due(uow.now)
+        frozen_s = FROZEN_CLOSING_S if any(call.collecting for call in due) else FROZEN_WRITER_S
         last_seq = await sql.renew_lease(
             connection,
             SHARD,
@@ -181,7 +200,7 @@ class Batch:
             term=self._fence.term,
             ttl_s=self._fence.ttl_s,
             sequence_count=self._step_count,
-            frozen_s=FROZEN_WRITER_S,
+            frozen_s=frozen_s,
         )
         if last_seq is None:
             raise StaleLease
@@ -235,28 +254,35 @@ class Batch:
     async def _open_desk(
         self, uow: UnitOfWork, connection: Connection, fresh: Sequence[int]
     ) -> Controls:
-        """Get ready for operators' decisions; most batches have none. The controls in force."""
+        """Get ready for operators' decisions and for call auctions whose time has come.
+
+        Most batches have neither. Returns the controls in force.
+        """
         decisions = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Control)]
-        if not decisions:
+        due = [] if self.deferred else self._shard.controls.due(uow.now)[:DUE_MAX]
+        if not decisions and not due:
             return self._shard.controls
-        facts = await control_desk.gather(uow, decisions)
+        facts = await control_desk.gather(uow, decisions, due)
         await self._shard.load(connection, facts.plans)
         controls = self._shard.controls.copy()
-        self._desk = ControlDesk(uow, self._shard, self._matcher, controls, facts, self.plan_ids)
+        self._desk = ControlDesk(
+            uow, self._shard, self._matcher, controls, facts, self.plan_ids, self._next_seq
+        )
         return controls
 
     def _decide(self, fresh: Sequence[int]) -> None:
-        """Carry out operators' decisions, before any order of the batch."""
+        """Carry out operators' decisions and due call auctions, before any order of the batch."""
         if self._desk is None:
             return
         for index in fresh:
             command = self._commands[index]
             if isinstance(command, Control):
                 try:
-                    self._desk.decide(command, seq=self._next_seq())
+                    self._desk.decide(command)
                     self._decided[index] = command
                 except MarketError as refusal:
                     self.replies[index] = Reply.refusal(refusal, command.request_id)
+        self._desk.calls.run_due(self._verdicts.void_calls)
 
     def _step(
         self,
@@ -327,14 +353,21 @@ class Batch:
     async def _check_makers(self, uow: UnitOfWork, facts: Facts) -> None:
         """Resting orders were admitted in the past: may they still trade, and with this taker?"""
         matches = self._matcher.matches
-        unseen = {match.maker.order.party_id for match in matches} - facts.parties.keys()
-        parties = {**facts.parties, **await get_standings(uow, unseen)}
-        lapsed: dict[UUID, None] = {}
+        resting = dict.fromkeys(match.maker.order.party_id for match in matches)
+        # In an uncrossing the later order has rested too.
+        resting.update((m.taker.order.party_id, None) for m in matches if not m.taker.admitted)
+        parties = {
+            **facts.parties,
+            **await get_standings(uow, resting.keys() - facts.parties.keys()),
+        }
+        lapsed = {
+            party_id: None
+            for party_id in resting
+            if parties[party_id].status is not PartyStatus.VERIFIED
+        }
         for match in matches:
             maker = parties[match.maker.order.party_id]
-            if maker.status is not PartyStatus.VERIFIED:
-                lapsed[maker.id] = None
-            elif related(maker, parties[match.taker.order.party_id]):
+            if related(maker, parties[match.taker.order.party_id]):
                 self._verdicts.ended[match.maker.order.id] = CloseReason.SELF_TRADE
                 raise Reconsider
         if lapsed:

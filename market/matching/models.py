@@ -96,6 +96,7 @@ class CloseReason(StrEnum):
     PARTY_NOT_VERIFIED = "party_not_verified"
     HOLD_LOST = "hold_lost"
     TRADING_BLOCKED = "trading_blocked"
+    AUCTION_ENDED = "auction_ended"
 
 
 class Order(SQLModel, table=True):
