@@ -17,10 +17,10 @@ from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
 from market.kernel.idempotency import KeyReused
 from market.kernel.logging import get_logger
-from market.matching import control_answers, control_desk, record, sql
+from market.matching import control_answers, control_desk, mass_cancel, record, sql
 from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.amendments import Amender
-from market.matching.commands import Amend, Cancel, Command, Control, Place, Reply
+from market.matching.commands import Amend, Cancel, CancelAll, Command, Control, Place, Reply
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
 from market.matching.errors import (
@@ -279,6 +279,10 @@ class Batch:
                 self._cancel(index, command)
             elif isinstance(command, Amend):
                 self._amend(index, command, amender)
+            elif isinstance(command, CancelAll):
+                self.replies[index] = mass_cancel.carry_out(
+                    command, uow, self._shard, self._matcher, self.plan_ids, seq=self._next_seq()
+                )
         except MarketError as refusal:
             self.replies[index] = Reply.refusal(refusal, command.request_id)
 

@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -38,6 +38,7 @@ from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, Engi
 from market.matching.messages import MessageMeter
 from market.matching.models import SHARD
 from market.matching.shard import Shard
+from market.matching.sweep import Sweep
 
 # A batch that keeps meeting locks, deadlocks or a lost connection is given up after these.
 ATTEMPTS_MAX = 4
@@ -89,7 +90,8 @@ class MatchingEngine:
         self._messages = MessageMeter(time.monotonic)
         self._messages_per_s = kernel.settings.order_messages_per_s
         # Carries commands to the owner while that is another process (market.matching.relay).
-        self.relay: Callable[[Command], Awaitable[Reply]] | None = None
+        self.relay: Callable[[Command], Coroutine[None, None, Reply]] | None = None
+        self._sweep = Sweep()
         self._deadlines = Deadlines(ANSWER_TIMEOUT_S, lambda: EngineStalled(retry_after_s=2))
 
     @property
@@ -144,6 +146,26 @@ class MatchingEngine:
             if self.relay is None:
                 raise
         return await self.relay(command)
+
+    async def submit_all(self, commands: Sequence[Command]) -> list[Reply | MarketError]:
+        """Queue all at once and in order; what each came to, or what :meth:`submit` would raise."""
+        assert_no_unit_of_work()
+        waiting = [self._begin(command) for command in commands]
+        results: list[Reply | MarketError] = []
+        for item in waiting:
+            try:
+                results.append(item if isinstance(item, MarketError) else await item)
+            except MarketError as error:
+                results.append(error)
+        return results
+
+    def _begin(self, command: Command) -> asyncio.Future[Reply] | MarketError:
+        try:
+            return self.accept(command)
+        except EngineStandby as error:
+            return error if self.relay is None else asyncio.ensure_future(self.relay(command))
+        except MarketError as error:
+            return error
 
     def accept(
         self, command: Command, *, good_until: datetime | None = None
@@ -249,7 +271,7 @@ class MatchingEngine:
             if item.good_until is not None
         }
         fence = Fence(self._holder, self._term, self._ttl_s)
-        verdicts = Verdicts()
+        verdicts = Verdicts(ended=await self._sweep.find(self._kernel, self._shard))
         failures = reconsiderations = 0
         while True:
             batch = Batch(self._kernel, self._shard, fence, commands, verdicts, good_until)
