@@ -28,6 +28,7 @@ MODELS = (
     "contracts.dispute_models",
     "market.matching.models",
     "market.matching.control_models",
+    "market.matching.call_models",
     "market.matching.inbox_models",
     "market.demand.models",
     "market.surveillance.models",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -20,6 +19,8 @@ from market.kernel.logging import get_logger
 from market.matching import control_answers, control_desk, mass_cancel, record, sql
 from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.amendments import Amender
+from market.matching.call_auction import Clearing
+from market.matching.call_steps import DUE_MAX
 from market.matching.commands import Amend, Cancel, CancelAll, Command, Control, Place, Reply
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
@@ -31,11 +32,14 @@ from market.matching.errors import (
     OrderUnfunded,
 )
 from market.matching.gate import Gate
+from market.matching.indicative import publish
 from market.matching.matcher import Matcher
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
 from market.matching.shard import LiveOrder, Shard
+from market.matching.sweep import ORDERS_MAX, Sweep
 from market.matching.touched import Touched
+from market.matching.verdicts import Fence, Reconsider, StaleLease, Verdicts
 from market.matching.views import new_order_json, read_views
 from market.parties.directory import get_standings, related
 from market.parties.models import PartyStatus
@@ -51,33 +55,10 @@ EXPIRIES_MAX = 256
 # Longer than the busiest batch computes between two statements: 1,000 agreements took 2 to 6 s
 # on a crowded 2-core machine.
 FROZEN_WRITER_S = 30
+# A call auction makes all its agreements in one batch.
+FROZEN_CLOSING_S = 600
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """Proof of ownership, checked in every batch's transaction."""
-
-    holder: str
-    term: int
-    ttl_s: int
-
-
-@dataclass(slots=True)
-class Verdicts:
-    """What an earlier attempt of the same batch learned too late; the next one starts with it."""
-
-    refused: dict[UUID, MarketError] = field(default_factory=dict)
-    ended: dict[UUID, CloseReason] = field(default_factory=dict)
-
-
-class Reconsider(Exception):
-    """The attempt matched an order that must not trade; roll back and start over."""
-
-
-class StaleLease(Exception):
-    """Another writer took over the shard; nothing of this batch may be written."""
 
 
 class Batch:
@@ -91,9 +72,11 @@ class Batch:
         commands: Sequence[Command],
         verdicts: Verdicts,
         good_until: Mapping[int, datetime] | None = None,
+        sweep: Sweep | None = None,
     ) -> None:
         self._kernel = kernel
         self._good_until = good_until
+        self._sweep = sweep
         self._shard = shard
         self._fence = fence
         self._commands = commands
@@ -104,6 +87,7 @@ class Batch:
         self._changed: dict[int, UUID] = {}
         self._not_open: dict[int, Cancel | Amend] = {}
         self._references: dict[UUID, int] = {}
+        self._indicatives: dict[UUID, Clearing | None] = {}
         self._desk: ControlDesk | None = None
         self._decided: dict[int, Control] = {}
         self._duplicates: dict[int, int] = {}
@@ -121,7 +105,7 @@ class Batch:
         resting order turned out to be unfit to trade, and DatabaseUnavailable.
         """
         connection = await uow.raw()
-        last_seq = await self._fence_off(connection)
+        last_seq = await self._fence_off(uow, connection)
         await self._shard.load(connection, [])
         expired = self._shard.due(uow.now, EXPIRIES_MAX)
         self.deferred = len(expired) == EXPIRIES_MAX
@@ -136,7 +120,7 @@ class Batch:
         self._references = gate.references
         self._seq = last_seq - self._step_count
         self._carried_out = fresh
-        self._end(expired)
+        self._end(expired, await self._sweep.find(uow, self._shard) if self._sweep else {})
         self._decide(fresh)
         amender = Amender(self._matcher, gate, facts, now=uow.now)
         for index in fresh:
@@ -146,6 +130,8 @@ class Batch:
             await self._write(uow, connection, await self._post(uow))
         if self._desk is not None:
             await self._desk.write()
+        if controls.calls:
+            self._indicatives = await publish(uow, self._shard, controls, self._matcher)
         await self._answer(uow, connection)
 
     def apply(self) -> None:
@@ -167,13 +153,23 @@ class Batch:
         if self._desk is not None:
             self._shard.controls = self._desk.controls
         self._shard.controls.references.update(self._references)
+        self._shard.indicatives.update(self._indicatives)
+
+    @property
+    def closing(self) -> list[UUID]:
+        """The call auctions that this batch has uncrossed."""
+        return [] if self._desk is None else self._desk.calls.closing
 
     @property
     def _step_count(self) -> int:
         """Input numbers to reserve: an upper bound, gaps do no harm."""
-        return len(self._commands) + EXPIRIES_MAX + len(self._verdicts.ended)
+        # A decision takes at most two, and so does an auction.
+        steps = 2 * (len(self._commands) + DUE_MAX)
+        return steps + EXPIRIES_MAX + ORDERS_MAX + len(self._verdicts.ended)
 
-    async def _fence_off(self, connection: Connection) -> int:
+    async def _fence_off(self, uow: UnitOfWork, connection: Connection) -> int:
+        due = self._shard.controls.due(uow.now)
+        frozen_s = FROZEN_CLOSING_S if any(call.collecting for call in due) else FROZEN_WRITER_S
         last_seq = await sql.renew_lease(
             connection,
             SHARD,
@@ -181,7 +177,7 @@ class Batch:
             term=self._fence.term,
             ttl_s=self._fence.ttl_s,
             sequence_count=self._step_count,
-            frozen_s=FROZEN_WRITER_S,
+            frozen_s=frozen_s,
         )
         if last_seq is None:
             raise StaleLease
@@ -221,12 +217,12 @@ class Batch:
         self._seq += 1
         return self._seq
 
-    def _end(self, expired: Sequence[LiveOrder]) -> None:
+    def _end(self, expired: Sequence[LiveOrder], swept: Mapping[UUID, CloseReason]) -> None:
         """Close what must not trade any more, before any command of the batch."""
         for order in expired:
             self.plan_ids[order.plan_id] = None
             self._matcher.cancel(order, CloseReason.EXPIRED, seq=self._next_seq())
-        for order_id, reason in self._verdicts.ended.items():
+        for order_id, reason in (*swept.items(), *self._verdicts.ended.items()):
             ended = self._shard.order(order_id)
             if ended is not None:
                 self.plan_ids[ended.plan_id] = None
@@ -235,28 +231,35 @@ class Batch:
     async def _open_desk(
         self, uow: UnitOfWork, connection: Connection, fresh: Sequence[int]
     ) -> Controls:
-        """Get ready for operators' decisions; most batches have none. The controls in force."""
+        """Get ready for operators' decisions and for call auctions whose time has come.
+
+        Most batches have neither. Returns the controls in force.
+        """
         decisions = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Control)]
-        if not decisions:
+        due = [] if self.deferred else self._shard.controls.due(uow.now)[:DUE_MAX]
+        if not decisions and not due:
             return self._shard.controls
-        facts = await control_desk.gather(uow, decisions)
+        facts = await control_desk.gather(uow, decisions, due)
         await self._shard.load(connection, facts.plans)
         controls = self._shard.controls.copy()
-        self._desk = ControlDesk(uow, self._shard, self._matcher, controls, facts, self.plan_ids)
+        self._desk = ControlDesk(
+            uow, self._shard, self._matcher, controls, facts, self.plan_ids, self._next_seq
+        )
         return controls
 
     def _decide(self, fresh: Sequence[int]) -> None:
-        """Carry out operators' decisions, before any order of the batch."""
+        """Carry out operators' decisions and due call auctions, before any order of the batch."""
         if self._desk is None:
             return
         for index in fresh:
             command = self._commands[index]
             if isinstance(command, Control):
                 try:
-                    self._desk.decide(command, seq=self._next_seq())
+                    self._desk.decide(command)
                     self._decided[index] = command
                 except MarketError as refusal:
                     self.replies[index] = Reply.refusal(refusal, command.request_id)
+        self._desk.calls.run_due(self._verdicts.void_calls)
 
     def _step(
         self,
@@ -331,14 +334,21 @@ class Batch:
     async def _check_makers(self, uow: UnitOfWork, facts: Facts) -> None:
         """Resting orders were admitted in the past: may they still trade, and with this taker?"""
         matches = self._matcher.matches
-        unseen = {match.maker.order.party_id for match in matches} - facts.parties.keys()
-        parties = {**facts.parties, **await get_standings(uow, unseen)}
-        lapsed: dict[UUID, None] = {}
+        resting = dict.fromkeys(match.maker.order.party_id for match in matches)
+        # In an uncrossing the later order has rested too.
+        resting.update((m.taker.order.party_id, None) for m in matches if not m.taker.admitted)
+        parties = {
+            **facts.parties,
+            **await get_standings(uow, resting.keys() - facts.parties.keys()),
+        }
+        lapsed = {
+            party_id: None
+            for party_id in resting
+            if parties[party_id].status is not PartyStatus.VERIFIED
+        }
         for match in matches:
             maker = parties[match.maker.order.party_id]
-            if maker.status is not PartyStatus.VERIFIED:
-                lapsed[maker.id] = None
-            elif related(maker, parties[match.taker.order.party_id]):
+            if related(maker, parties[match.taker.order.party_id]):
                 self._verdicts.ended[match.maker.order.id] = CloseReason.SELF_TRADE
                 raise Reconsider
         if lapsed:

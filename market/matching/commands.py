@@ -74,7 +74,7 @@ class CancelAll:
 
 
 class ControlAction(StrEnum):
-    """What an operator may decide. The subject is a plan, but for the market's and a party's."""
+    """What an operator may decide: about a plan, a call auction, a party or the market."""
 
     SET_RULES = "set_rules"
     HALT = "halt"
@@ -89,6 +89,12 @@ class ControlAction(StrEnum):
 
 
 OF_A_PARTY = (ControlAction.BLOCK, ControlAction.UNBLOCK, ControlAction.SET_QUOTA)
+OF_A_PLAN = (
+    ControlAction.SET_RULES,
+    ControlAction.HALT,
+    ControlAction.RESUME,
+    ControlAction.SCHEDULE_CALL,
+)
 OF_THE_MARKET = (ControlAction.HALT_MARKET, ControlAction.RESUME_MARKET)
 
 

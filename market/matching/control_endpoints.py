@@ -12,6 +12,7 @@ from market.matching.control_schemas import (
     MarketView,
     QuotaInput,
     ReasonInput,
+    ResumeInput,
     RulesInput,
     TradingView,
 )
@@ -77,9 +78,9 @@ async def halt_instrument(
     responses=_CHANGE,
 )
 async def resume_instrument(
-    request: Request, engine: EngineDep, actor: OperatorDep, plan_id: PlanId, body: ReasonInput
+    request: Request, engine: EngineDep, actor: OperatorDep, plan_id: PlanId, body: ResumeInput
 ) -> Response:
-    """Lift the halt of an instrument."""
+    """Lift the halt of an instrument, at once or through a call auction."""
     return response_of(
         await decisions.decide(
             engine,
@@ -87,6 +88,7 @@ async def resume_instrument(
             ControlAction.RESUME,
             plan_id,
             body.reason,
+            {"auction_s": body.auction_s},
             request_id=request_id_of(request),
         )
     )

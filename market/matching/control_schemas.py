@@ -1,18 +1,30 @@
 """API shapes of operators' controls. Prices are minor units per lot, quantities are lots."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field, StrictInt, model_validator
 
-from market.kernel.ids import ListingId, PartyId, PlanId
+from market.kernel.ids import CallAuctionId, ListingId, PartyId, PlanId
 from market.kernel.money import PPM, AmountMinor
-from market.kernel.schemas import Schema, ShortText
+from market.kernel.schemas import Moment, Schema, ShortText
+from market.matching.call_models import CallStatus
+from market.matching.controls import CALL_MAX
 from market.matching.schemas import LOTS_MAX, Lots
 
 OPEN_ORDERS_MAX = 1_000_000
 MESSAGES_MAX = 1_000_000
+CALL_MAX_S = int(CALL_MAX.total_seconds())
 Reason = Annotated[ShortText, Field(description="Why; public where the control is.")]
+
+
+class InstrumentPhase(StrEnum):
+    """What an instrument does with new orders: match, collect or refuse them."""
+
+    CONTINUOUS = "continuous"
+    CALL = "call"
+    HALTED = "halted"
 
 
 class InstrumentRules(Schema):
@@ -76,10 +88,43 @@ class PriceBand(Schema):
     high_minor: int
 
 
+class ResumeInput(ReasonInput):
+    """``auction_s``: reopen through a call auction of so many seconds; null: trade at once."""
+
+    auction_s: Annotated[StrictInt, Field(ge=1, le=CALL_MAX_S)] | None = None
+
+
+class CallAuctionInput(ReasonInput):
+    """When to collect; ``opens_at`` null is now."""
+
+    opens_at: Moment | None = None
+    closes_at: Moment
+
+
+class CallAuctionView(Schema):
+    """A call auction (public). While it collects, its price is indicative; null: nothing crosses.
+
+    ``volume_lots`` trade at the price; ``surplus_lots`` > 0 are wanted beyond that, < 0 offered;
+    null when a posted price without an end takes part.
+    """
+
+    id: CallAuctionId
+    plan_id: PlanId
+    status: CallStatus
+    reopening: bool
+    opens_at: datetime
+    closes_at: datetime
+    price_minor: int | None
+    volume_lots: int | None
+    surplus_lots: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
 class InstrumentView(Schema):
     """A plan as an instrument: what it takes at the moment (public).
 
-    ``phase``: continuous, call (collects for an auction) or halted, by ``halt`` or
+    ``phase``: continuous, call (``call_auction`` collects) or halted, by ``halt`` or
     ``market_halt``. ``reference_minor`` is the last trade's price or what an operator has set
     after it, else the posted price.
     """
@@ -87,7 +132,7 @@ class InstrumentView(Schema):
     plan_id: PlanId
     listing_id: ListingId
     currency: str
-    phase: str
+    phase: InstrumentPhase
     halt: HaltView | None
     market_halt: HaltView | None
     rules: InstrumentRules
@@ -95,6 +140,7 @@ class InstrumentView(Schema):
     band: PriceBand | None
     last_trade_minor: int | None
     last_traded_at: datetime | None
+    call_auction: CallAuctionView | None
 
 
 class MarketView(Schema):

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from market.matching import call_sql
 from market.matching.control_models import Topic
 from market.matching.controls import Controls, Quota
 from market.matching.rules import Rules
@@ -36,6 +37,7 @@ CROSS JOIN LATERAL (
     SELECT price_minor, traded_at FROM matching.trade t
     WHERE t.plan_id = p.id ORDER BY seq DESC LIMIT 1) t
 """
+_POSTED = "SELECT id, price_minor FROM pricing.plan WHERE id = ANY($1::uuid[])"
 _INSERT = """
 INSERT INTO matching.control
     (seq, topic, subject_id, action, data, reason, actor_id, credential_id, at)
@@ -83,10 +85,12 @@ async def load(connection: Connection) -> Controls:
         _apply(controls, found)
         if found.topic is Topic.RULES:
             anchors[found.subject_id] = found
-    watched = sorted(controls.rules)
+    controls.calls = await call_sql.read_open(connection)
+    watched = sorted({*controls.rules, *controls.calls})
     trades = await last_trades(connection, watched)
-    for plan_id in watched:
-        controls.references[plan_id] = reference_of(anchors.get(plan_id), trades.get(plan_id))
+    for plan_id, posted in await connection.fetch(_POSTED, watched):
+        known = reference_of(anchors.get(plan_id), trades.get(plan_id))
+        controls.references[plan_id] = known or posted
     return controls
 
 

@@ -13,7 +13,6 @@ from market.matching.control_models import MARKET
 from market.matching.rules import Rules
 from market.matching.terms import Phase
 
-# A buy's hold outlives its order by seven days; a call may take an auction-only order for one.
 CALL_MAX = timedelta(days=1)
 CALL_AHEAD_MAX = timedelta(days=366)
 
@@ -48,11 +47,11 @@ class Controls:
     """All of one shard. ``halts`` holds reasons, by plan or ``MARKET``.
 
     ``references``: the price (minor units) that the band and an auction's ties refer to, for the
-    instruments with rules or a call; None before there was a trade or an operator set one.
+    instruments with rules or a call.
     """
 
     rules: dict[UUID, Rules] = field(default_factory=dict)
-    references: dict[UUID, int | None] = field(default_factory=dict)
+    references: dict[UUID, int] = field(default_factory=dict)
     halts: dict[UUID, str] = field(default_factory=dict)
     blocked: set[UUID] = field(default_factory=set)
     quotas: dict[UUID, Quota] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from market.kernel.idempotency import Answer, Replay
 from market.kernel.ids import new_id
 from market.kernel.security import Actor, Role
 from market.matching.commands import Control, ControlAction
-from market.matching.control_schemas import QuotaInput, RulesInput
+from market.matching.control_schemas import CallAuctionInput, QuotaInput, RulesInput
 from market.matching.engine import MatchingEngine
 
 
@@ -39,6 +39,28 @@ async def set_quota(
     terms = body.model_dump(exclude={"reason"})
     action = ControlAction.SET_QUOTA
     return await decide(engine, actor, action, party_id, body.reason, terms, request_id=request_id)
+
+
+async def schedule_call(
+    engine: MatchingEngine,
+    actor: Actor,
+    plan_id: UUID,
+    body: CallAuctionInput,
+    *,
+    request_id: str,
+) -> Answer:
+    """Have an instrument collect for a call auction, by database time.
+
+    The answer holds a CallAuctionView (201), PlanNotFound (404), PlanRetired or
+    CallAuctionPending (409), or CallTimesInvalid (422). Events ``call_auction.scheduled``, then
+    ``.opened``, ``.indicative``, ``.closed``. Raises and effects as :func:`decide`.
+    """
+    terms = {
+        "opens_at": None if body.opens_at is None else body.opens_at.isoformat(),
+        "closes_at": body.closes_at.isoformat(),
+    }
+    action = ControlAction.SCHEDULE_CALL
+    return await decide(engine, actor, action, plan_id, body.reason, terms, request_id=request_id)
 
 
 async def decide(

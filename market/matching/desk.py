@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
+from market.matching.book import Uncrossing
 from market.matching.phases import enter
 from market.matching.shard import LiveOrder, Shard
 from market.matching.terms import Cut, Fill, Outcome, Phase
@@ -60,6 +61,10 @@ class Desk:
     def enter(self, plan_id: UUID, phase: Phase) -> None:
         """Bring a book that does not cross into a phase. Raises BookHalted."""
         enter(self._shard.instrument(plan_id).book, phase)
+
+    def uncross(self, plan_id: UUID, reference: int) -> Uncrossing:
+        """Trade a call auction at its one price and end it. Raises BookHalted."""
+        return self._shard.instrument(plan_id).book.uncross(reference)
 
     def left(self, order: LiveOrder) -> int:
         """Lots that rest under an order; reads only."""

@@ -31,7 +31,7 @@ from market.kernel.errors import MarketError, Unavailable
 from market.kernel.ids import new_id
 from market.kernel.logging import get_logger
 from market.matching import sql
-from market.matching.batch import FROZEN_WRITER_S, Batch, Fence, Reconsider, StaleLease, Verdicts
+from market.matching.batch import FROZEN_WRITER_S, Batch
 from market.matching.commands import Command, Control, Reply
 from market.matching.deadlines import Deadlines
 from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
@@ -39,10 +39,13 @@ from market.matching.messages import MessageMeter
 from market.matching.models import SHARD
 from market.matching.shard import Shard
 from market.matching.sweep import Sweep
+from market.matching.verdicts import Fence, Reconsider, StaleLease, Verdicts
 
 # A batch that keeps meeting locks, deadlocks or a lost connection is given up after these.
 ATTEMPTS_MAX = 4
 BACKOFF_S = 0.05
+# A call auction that failed to close in so many rounds is void.
+CLOSING_ATTEMPTS_MAX = 3
 # Each reconsideration removes at least one order, so this many mean a stream of new ones.
 RECONSIDERATIONS_MAX = 16
 # A caller waits this long; the outcome is then unknown to it and found by its key.
@@ -87,6 +90,8 @@ class MatchingEngine:
         self._term: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        # Call auctions whose closing has failed, and how often.
+        self._closings_failed: dict[UUID, int] = {}
         self._messages = MessageMeter(time.monotonic)
         self._messages_per_s = kernel.settings.order_messages_per_s
         # Carries commands to the owner while that is another process (market.matching.relay).
@@ -271,10 +276,13 @@ class MatchingEngine:
             if item.good_until is not None
         }
         fence = Fence(self._holder, self._term, self._ttl_s)
-        verdicts = Verdicts(ended=await self._sweep.find(self._kernel, self._shard))
+        hopeless = [c for c, n in self._closings_failed.items() if n >= CLOSING_ATTEMPTS_MAX]
+        verdicts = Verdicts(void_calls=dict.fromkeys(hopeless))
         failures = reconsiderations = 0
         while True:
-            batch = Batch(self._kernel, self._shard, fence, commands, verdicts, good_until)
+            batch = Batch(
+                self._kernel, self._shard, fence, commands, verdicts, good_until, self._sweep
+            )
             try:
                 with collection_paused():
                     async with self._kernel.unit_of_work() as uow:
@@ -283,21 +291,30 @@ class MatchingEngine:
                 self._shard.drop(batch.plan_ids)
                 reconsiderations += 1
                 if reconsiderations > RECONSIDERATIONS_MAX:
+                    self._count_closings(batch)
                     raise EngineStalled(retry_after_s=1) from error
             except (Unavailable, asyncpg.InterfaceError, OSError) as error:
                 self._shard.drop(batch.plan_ids)
                 failures += 1
                 if failures == ATTEMPTS_MAX:
+                    self._count_closings(batch)
                     raise _unavailable(error) from error
                 _log.warning("engine_batch_retry", attempt=failures, error=str(error))
                 await asyncio.sleep(BACKOFF_S * 2**failures)
             except BaseException:
                 self._shard.drop(batch.plan_ids)
+                self._count_closings(batch)
                 raise
             else:
+                self._closings_failed.clear()
                 batch.apply()
                 if not batch.deferred:
                     return [batch.replies[index] for index in range(len(commands))]
+
+    def _count_closings(self, batch: Batch) -> None:
+        """An auction that cannot be carried out must not keep orders waiting: soon it is void."""
+        for call_id in batch.closing:
+            self._closings_failed[call_id] = self._closings_failed.get(call_id, 0) + 1
 
     async def _try_acquire(self) -> bool:
         """Take a free lease and rebuild the books, in one transaction."""

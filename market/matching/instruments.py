@@ -9,9 +9,13 @@ from market.kernel.db import UnitOfWork
 from market.kernel.security import Actor
 from market.kernel.settings import Settings
 from market.matching import control_sql
+from market.matching.call_auctions import open_call
+from market.matching.call_models import CallStatus
 from market.matching.control_models import MARKET, Topic
 from market.matching.control_schemas import (
+    CallAuctionView,
     HaltView,
+    InstrumentPhase,
     InstrumentRules,
     InstrumentView,
     MarketView,
@@ -61,13 +65,14 @@ async def read_instrument(uow: UnitOfWork, plan_id: UUID) -> InstrumentView:
     rules = Rules() if decided is None else control_sql.rules_of(decided.data)
     reference = control_sql.reference_of(decided, trade) or plan.price_minor
     band = rules.band(reference)
+    call = await open_call(uow, plan_id)
     halt = _on(found.get((Topic.HALT, plan_id)))
     market_halt = _on(found.get((Topic.HALT, MARKET)))
     return InstrumentView(
         plan_id=plan_id,
         listing_id=plan.listing_id,
         currency=plan.currency,
-        phase="halted" if halt or market_halt else "continuous",
+        phase=_phase(halt or market_halt, call),
         halt=halt,
         market_halt=market_halt,
         rules=InstrumentRules()
@@ -77,6 +82,7 @@ async def read_instrument(uow: UnitOfWork, plan_id: UUID) -> InstrumentView:
         band=None if band is None else PriceBand(low_minor=band[0], high_minor=band[1]),
         last_trade_minor=None if trade is None else trade.price_minor,
         last_traded_at=None if trade is None else trade.traded_at,
+        call_auction=call,
     )
 
 
@@ -99,6 +105,13 @@ async def read_trading(uow: UnitOfWork, settings: Settings, party_id: UUID) -> T
         open_orders_max=limits.get("open_orders_max") or settings.open_orders_max,
         messages_per_s=limits.get("messages_per_s") or settings.order_messages_per_s,
     )
+
+
+def _phase(halt: HaltView | None, call: CallAuctionView | None) -> InstrumentPhase:
+    if halt is not None:
+        return InstrumentPhase.HALTED
+    collects = call is not None and call.status is CallStatus.COLLECTING
+    return InstrumentPhase.CALL if collects else InstrumentPhase.CONTINUOUS
 
 
 def _on(decided: InForce | None) -> HaltView | None:

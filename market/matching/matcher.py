@@ -152,6 +152,29 @@ class Matcher:
         """Bring a book that does not cross into a phase. Raises BookHalted."""
         self._desk.enter(plan_id, phase)
 
+    def uncross(self, plan_id: UUID, reference: int, terms: Offer, *, seq: int) -> None:
+        """Trade a call auction at its one price; end its auction-only orders. Raises BookHalted.
+
+        Of each pair the later order is the taker.
+        """
+        done = self._desk.uncross(plan_id, reference)
+        for buy_seq, sell_seq, lots, buy_left, sell_left in done.executions:
+            assert done.clearing is not None
+            buy, sell = self._resting(plan_id, buy_seq), self._resting(plan_id, sell_seq)
+            for touched, left in ((buy, buy_left), (sell, sell_left)):
+                if left != UNLIMITED:
+                    self._mark(plan_id, touched.mark(left) - touched.mark(left + lots))
+            bought_last = buy.order.rank > sell.order.rank
+            taker, maker = (buy, sell) if bought_last else (sell, buy)
+            self._trade(taker, maker, lots, done.clearing.price, terms)
+            for touched, left in ((buy, buy_left), (sell, sell_left)):
+                if not left:
+                    touched.close(OrderStatus.FILLED, None, seq=seq)
+        for _, order_seq, _, lots, _ in done.cancelled:
+            ended = self._resting(plan_id, order_seq)
+            self._mark(plan_id, -ended.mark(lots))
+            ended.close(OrderStatus.CANCELLED, CloseReason.AUCTION_ENDED, seq=seq)
+
     def opened(self, party_id: UUID, plan_id: UUID) -> int:
         """By how many this batch has changed the party's open orders on an instrument."""
         return sum(
@@ -165,6 +188,13 @@ class Matcher:
         maker = self._resting(taker.order.plan_id, maker_seq)
         if left != UNLIMITED:
             self._mark(maker.order.plan_id, maker.mark(left) - maker.mark(left + lots))
+        self._trade(taker, maker, lots, price, terms)
+        if not left:
+            maker.close(OrderStatus.FILLED, None, seq=seq)
+
+    def _trade(
+        self, taker: Touched, maker: Touched, lots: int, price: int, terms: Admitted | Offer
+    ) -> None:
         match = Match(new_id(), new_id(), taker, maker, lots, price, terms)
         self.matches.append(match)
         for touched in (taker, maker):
@@ -172,8 +202,6 @@ class Matcher:
             touched.amount += lots * price
             touched.status = OrderStatus.PARTIALLY_FILLED
             touched.matches.append(match)
-        if not left:
-            maker.close(OrderStatus.FILLED, None, seq=seq)
 
     def _cut(self, taker: Touched, currency: str, step: Step, seq: int) -> None:
         """What self-trade prevention took off, of resting orders and of the entering one."""

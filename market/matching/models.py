@@ -99,6 +99,7 @@ class CloseReason(StrEnum):
     OPERATOR = "operator"
     PLAN_RETIRED = "plan_retired"
     LISTING_NOT_LIVE = "listing_not_live"
+    AUCTION_ENDED = "auction_ended"
 
 
 class Order(SQLModel, table=True):

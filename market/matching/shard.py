@@ -17,6 +17,7 @@ from uuid import UUID
 from market.kernel.logging import get_logger
 from market.matching import control_sql, sql
 from market.matching.book import Book
+from market.matching.call_auction import Clearing
 from market.matching.controls import Controls
 from market.matching.errors import BookHalted
 from market.matching.expiry import Expiries
@@ -99,6 +100,8 @@ class Shard:
         # A dict for its order: reloading must not depend on hash order.
         self._dropped: dict[UUID, None] = {}
         self.controls = Controls()
+        # What was last told of each collecting call auction.
+        self.indicatives: dict[UUID, Clearing | None] = {}
         # A batch failed, perhaps after its COMMIT: what it decided has to be read again.
         self._controls_stale = False
 
@@ -132,8 +135,10 @@ class Shard:
         instrument = self._instruments.get(plan_id)
         return 0 if instrument is None else instrument.counts.get(party_id, 0)
 
-    def parties(self) -> list[UUID]:
-        """Who has open orders, in order of their ids."""
+    def parties(self, plan_id: UUID | None = None) -> list[UUID]:
+        """Who has open orders (on one loaded instrument), in order of their ids."""
+        if plan_id is not None:
+            return sorted(self._instruments[plan_id].counts)
         return sorted({party for each in self._instruments.values() for party in each.counts})
 
     def govern(self, controls: Controls) -> None:
@@ -216,6 +221,7 @@ class Shard:
         self._halted.clear()
         self._dropped.clear()
         self.controls = Controls()
+        self.indicatives.clear()
         self._controls_stale = False
 
     async def load(self, connection: Connection, plan_ids: Iterable[UUID]) -> None:
@@ -223,6 +229,7 @@ class Shard:
         if self._controls_stale:
             self.controls = await control_sql.load(connection)
             self.govern(self.controls)
+            self.indicatives.clear()
             self._controls_stale = False
         wanted = dict.fromkeys((*self._dropped, *plan_ids))
         missing = [plan_id for plan_id in wanted if plan_id not in self._instruments]

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from market.kernel.context import Kernel
-from market.kernel.errors import Unavailable
-from market.kernel.logging import get_logger
+from market.kernel.db import UnitOfWork
 from market.matching.models import CloseReason
 from market.matching.shard import Shard
 from pricing.sql import off_the_market
@@ -17,8 +15,6 @@ EVERY_S = 1.0
 # Instruments looked at, and orders ended, per look; more wait for the next one.
 PLANS_MAX = 2_000
 ORDERS_MAX = 1_000
-
-_log = get_logger(__name__)
 
 
 class Sweep:
@@ -33,8 +29,8 @@ class Sweep:
         self._due_at = 0.0
         self._after = UUID(int=0)
 
-    async def find(self, kernel: Kernel, shard: Shard) -> dict[UUID, CloseReason]:
-        """Orders to end, by id, with the reason; nothing while no look is due."""
+    async def find(self, uow: UnitOfWork, shard: Shard) -> dict[UUID, CloseReason]:
+        """Orders to end, by id, with the reason; without a query while no look is due."""
         now = self._clock()
         if now < self._due_at:
             return {}
@@ -42,12 +38,7 @@ class Sweep:
         plan_ids = self._next(shard)
         if not plan_ids:
             return {}
-        try:
-            async with kernel.unit_of_work() as uow:
-                gone = await off_the_market(await uow.raw(), plan_ids)
-        except Unavailable as error:
-            _log.warning("sweep_deferred", error=error.detail)
-            return {}
+        gone = await off_the_market(await uow.raw(), plan_ids)
         found: dict[UUID, CloseReason] = {}
         for plan_id, retired in gone.items():
             reason = CloseReason.PLAN_RETIRED if retired else CloseReason.LISTING_NOT_LIVE

@@ -76,6 +76,8 @@ _ROLES = {
         "POST /v1/claims",
         "POST /v1/debts/{party_id}/write-offs",
         "POST /v1/fee-schedules",
+        "POST /v1/call-auctions/{call_auction_id}/cancel",
+        "POST /v1/instruments/{plan_id}/call-auctions",
         "POST /v1/instruments/{plan_id}/halt",
         "POST /v1/instruments/{plan_id}/resume",
         "POST /v1/listings/{listing_id}/approve",

@@ -42,6 +42,7 @@ _CLOCK = "POST /v1/sandbox/clock/advance"
 # says which rule. The schema promises form, not that money, cursors or files are good.
 _RULES = {
     "amount_too_small": "the payout minimum is a setting",
+    "call_times_invalid": "the time",
     "cursor_invalid": "cursors are opaque and differ by list",
     "bid_below_reserve": "the auction's reserve",
     "bid_not_raised": "the bid so far",

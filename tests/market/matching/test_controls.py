@@ -56,6 +56,7 @@ async def test_an_instrument_without_decisions_takes_everything(
         "band": None,
         "last_trade_minor": None,
         "last_traded_at": None,
+        "call_auction": None,
     }
 
 

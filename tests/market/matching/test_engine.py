@@ -16,12 +16,13 @@ from market.kernel.errors import MarketError
 from market.kernel.security import Role
 from market.kernel.settings import Settings
 from market.matching import sql
-from market.matching.batch import EXPIRIES_MAX, Batch, Fence, StaleLease, Verdicts
+from market.matching.batch import EXPIRIES_MAX, Batch
 from market.matching.engine import MatchingEngine
 from market.matching.errors import EngineStandby
 from market.matching.models import SHARD
 from market.matching.shard import Shard
 from market.matching.terms import Side
+from market.matching.verdicts import Fence, StaleLease, Verdicts
 from market.parties.schemas import Suspension
 from market.parties.verification import suspend_party
 from settlement import ledger
