@@ -27,7 +27,13 @@ from market.kernel.settings import Settings, load_settings
 TEMPLATE = "market_test_template"
 _APP, _OWNER, _REDIS = "MARKET_TEST_APP_URL", "MARKET_TEST_OWNER_URL", "MARKET_TEST_REDIS_URL"
 # Minutes each; see pytest_collection_modifyitems.
-_LONGEST = ("test_api_contract", "test_crash", "test_ledger_kills", "test_processes")
+_LONGEST = (
+    "test_api_contract",
+    "test_crash",
+    "test_ledger_kills",
+    "test_processes",
+    "test_matching_kills",
+)
 _counter = itertools.count()
 _servers: EmbeddedServers | None = None
 _folder: tempfile.TemporaryDirectory[str] | None = None

@@ -48,7 +48,7 @@ def dump_command(command: Command) -> bytes:
     fields = message.model_construct(
         **{name: getattr(command, name) for name in message.model_fields}
     )
-    return orjson.dumps([kind, orjson.Fragment(fields.model_dump_json())])
+    return orjson.dumps([kind, orjson.Fragment(fields.model_dump_json(exclude_unset=True))])
 
 
 def load_command(data: bytes) -> Command:

@@ -10,9 +10,9 @@ import pytest
 
 from market.kernel.errors import Unavailable
 from market.kernel.ids import show
-from market.matching.commands import Cancel, Command, Control, ControlAction, Place
+from market.matching.commands import Amend, Cancel, Command, Control, ControlAction, Place
 from market.matching.errors import EngineBusy
-from market.matching.schemas import OrderRequest
+from market.matching.schemas import AmendRequest, OrderRequest
 from market.matching.wire import dump_command, dump_error, load_command, load_error
 
 
@@ -32,6 +32,7 @@ def test_commands_arrive_as_they_were_sent() -> None:
     commands: list[Command] = [
         Place(uuid4(), "k" * 255, bytes(range(224, 256)), _request(), "req_1"),
         Cancel(uuid4(), uuid4(), "req_2"),
+        Amend(uuid4(), "k" * 8, bytes(32), uuid4(), AmendRequest(price_minor=7), "req_3"),
         Control(
             uuid4(),
             uuid4(),
@@ -46,6 +47,9 @@ def test_commands_arrive_as_they_were_sent() -> None:
     ]
     for command in commands:
         assert load_command(dump_command(command)) == command
+    amend = load_command(dump_command(commands[2]))
+    assert isinstance(amend, Amend)
+    assert amend.body.model_fields_set == {"price_minor"}
 
 
 def test_every_kind_of_command_can_travel() -> None:
