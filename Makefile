@@ -94,15 +94,15 @@ bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shri
 	@$(BIN)/python -m tests.benchmarks.bench_ledger
 
 .PHONY: bench-matching-durable
-bench-matching-durable: $(DEVELOPMENT) ## Benchmark the durable engine (BENCH_MATCHING_OPERATIONS shrinks it)
-	@$(BIN)/python -m tests.benchmarks.bench_matching_durable
+bench-matching-durable: $(DEVELOPMENT)
+	@$(BIN)/python -m tests.benchmarks.matching_durable
 
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
 	@$(BIN)/python -m tests.benchmarks.bench_knn_shapley
 
 .PHONY: bench-matching
-bench-matching: $(DEVELOPMENT) $(MATCHING_PEERS)
+bench-matching: $(DEVELOPMENT) $(MATCHING_PEERS) ## Benchmark matching: book, durable engine, HTTP (12 minutes)
 	@$(BIN)/python -m tests.benchmarks.bench_matching
 
 .PHONY: fmt

@@ -30,6 +30,7 @@ MODELS = (
     "market.matching.control_models",
     "market.matching.call_models",
     "market.matching.inbox_models",
+    "market.matching.journal_models",
     "market.demand.models",
     "market.surveillance.models",
     "market.auctions.models",

@@ -31,6 +31,8 @@ auction_app = typer.Typer(no_args_is_help=True, help="Auctions by sealed bids.")
 app.add_typer(auction_app, name="auction")
 settlement_app = typer.Typer(no_args_is_help=True, help="The payment provider's side.")
 app.add_typer(settlement_app, name="settlement")
+matching_app = typer.Typer(no_args_is_help=True, help="Order books.")
+app.add_typer(matching_app, name="matching")
 
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="0: 8000 when free, else any. [MARKET_PORT]")
@@ -221,6 +223,31 @@ def _since(text: str) -> int | datetime:
     except ValueError:
         raise _fail(f"--since is a link number or an ISO 8601 date, not {text}") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@matching_app.command("replay")
+def matching_replay(
+    plan: Annotated[str | None, typer.Option(help="The book of this plan: pln_…")] = None,
+    at: Annotated[
+        int | None, typer.Option(min=1, help="Stop at this sequence; default: the last.")
+    ] = None,
+    verify_all: Annotated[bool, typer.Option(help="Every book, to its last sequence.")] = False,
+) -> None:
+    """Rebuild books from the journal and prove them. Exit code 1: one of them diverges."""
+    from market import serving
+    from market.matching.replay_report import replay
+
+    if (plan is None) != verify_all:
+        raise _fail("Name one book by --plan, or all by --verify-all.")
+    if verify_all and at is not None:
+        raise _fail("--at needs --plan.")
+    with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
+        try:
+            sound = replay(ready, plan, at=at)
+        except ValueError as error:
+            raise _fail(str(error)) from error
+        if not sound:
+            raise typer.Exit(1)
 
 
 @ledger_app.command("prove")

@@ -1,7 +1,7 @@
 """Many rows into one table with one statement: arrays for a few rows, binary COPY for many.
 
 Arrays cost one round trip and a type check per element on both sides; COPY costs a second round
-trip and nothing else (tests/benchmarks/bench_matching_durable.py).
+trip and nothing else (tests/benchmarks/matching_durable.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,15 @@ from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
 from market.kernel.idempotency import KeyReused
 from market.kernel.logging import get_logger
-from market.matching import control_answers, control_desk, mass_cancel, record, sql
+from market.matching import (
+    book_updates,
+    control_answers,
+    control_desk,
+    journal_sql,
+    mass_cancel,
+    record,
+    sql,
+)
 from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.amendments import Amender
 from market.matching.call_auction import Clearing
@@ -91,11 +99,11 @@ class Batch:
         self._desk: ControlDesk | None = None
         self._decided: dict[int, Control] = {}
         self._duplicates: dict[int, int] = {}
-        self._books: list[sql.BookRow] = []
+        self._books: list[journal_sql.UpdateRow] = []
         self.replies: dict[int, Reply] = {}
         self.deferred = False
         self.plan_ids: dict[UUID, None] = {}
-        self._seq = 0
+        self._seq = self._first_seq = 0
         self._carried_out: list[int] = []
 
     async def run(self, uow: UnitOfWork) -> None:
@@ -119,6 +127,7 @@ class Batch:
         gate = Gate(self._shard, self._matcher, controls, open_orders_max=limit)
         self._references = gate.references
         self._seq = last_seq - self._step_count
+        self._first_seq = self._seq + 1
         self._carried_out = fresh
         self._end(expired, await self._sweep.find(uow, self._shard) if self._sweep else {})
         self._decide(fresh)
@@ -409,16 +418,10 @@ class Batch:
         self, uow: UnitOfWork, connection: Connection, records: record.Records
     ) -> None:
         matcher = self._matcher
-        self._books = [
-            sql.BookRow(
-                plan_id,
-                self._shard.instrument(plan_id).sequence + 1,
-                matcher.checksum(plan_id),
-                len(self._shard.instrument(plan_id).book),
-            )
-            for plan_id in matcher.changes
-        ]
-        await sql.write_books(connection, self._books, now=uow.now)
+        self._books = book_updates.updates(
+            self._shard, matcher, first_seq=self._first_seq, last_seq=self._seq, now=uow.now
+        )
+        await journal_sql.write(connection, self._books, now=uow.now)
         await record.write(uow, records)
         record.emit_trades(uow, matcher.matches)
         record.emit_orders(uow, matcher.touched.values())

@@ -15,6 +15,7 @@ from market.kernel.ids import new_id
 from market.matching.admission import Admitted
 from market.matching.desk import Desk, Step
 from market.matching.errors import InstrumentClosed, OrderClosed, PostOnlyWouldCross
+from market.matching.journal import Journal
 from market.matching.marks import add_marks
 from market.matching.models import CloseReason, OrderSide, OrderStatus, TimeInForceName
 from market.matching.shard import MODES, LiveOrder, Shard
@@ -64,6 +65,11 @@ class Matcher:
     def changes(self) -> dict[UUID, int]:
         """Touched plans with the change of their checksum."""
         return self._marks
+
+    @property
+    def journal(self) -> Journal:
+        """Every step that the books were given."""
+        return self._desk.journal
 
     def place(self, admitted: Admitted, *, seq: int) -> Touched:
         """Match a new order. Raises BookHalted or InstrumentClosed and then changes nothing."""
@@ -236,7 +242,7 @@ class Matcher:
 
     def checksum(self, plan_id: UUID) -> int:
         """The checksum that the plan's book must have after this batch."""
-        return add_marks(self._shard.instrument(plan_id).checksum, self._marks[plan_id])
+        return add_marks(self._shard.instrument(plan_id).checksum, self._marks.get(plan_id, 0))
 
 
 def _reduce(touched: Touched, lots: int, currency: str) -> None:

@@ -239,6 +239,7 @@ class Trade(SQLModel, table=True):
         Index("trade_seq", "seq", unique=True),
         Index("trade_agreement", "agreement_id", unique=True),
         Index("trade_plan", "plan_id", "seq"),
+        Index("trade_time", "plan_id", "traded_at", "seq"),
         Index("trade_buyer", "buyer_id", "seq"),
         Index("trade_seller", "seller_id", "seq"),
         Index("trade_buy_order", "buy_order_id", "seq"),

@@ -21,6 +21,7 @@ from market.matching.call_auction import Clearing
 from market.matching.controls import Controls
 from market.matching.errors import BookHalted
 from market.matching.expiry import Expiries
+from market.matching.levels import Levels
 from market.matching.models import OrderSide, SelfTradeMode
 from market.matching.phases import enter
 from market.matching.terms import UNLIMITED, SelfTrade, Side
@@ -85,6 +86,8 @@ class Instrument:
     checksum: int = 0
     # Open orders by party.
     counts: dict[UUID, int] = field(default_factory=dict)
+    # Made when a batch first changes the book, so that a restart need not wait for them.
+    levels: Levels | None = None
 
 
 class Shard:

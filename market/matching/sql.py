@@ -74,15 +74,6 @@ FROM unnest(
     AS n(id, price_minor, lots, rank, post_only, expires_at, amendments)
 WHERE o.id = n.id AND o.closed_at IS NULL
 """
-_UPSERT_BOOKS = """
-INSERT INTO matching.book (plan_id, sequence, checksum, orders, updated_at)
-SELECT plan_id, sequence, checksum, orders, $5
-FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[])
-     AS b(plan_id, sequence, checksum, orders)
-ON CONFLICT (plan_id) DO UPDATE
-SET sequence = excluded.sequence, checksum = excluded.checksum, orders = excluded.orders,
-    updated_at = excluded.updated_at
-"""
 _TAKEN_CLIENT_IDS = """
 SELECT o.party_id, o.client_order_id
 FROM unnest($1::uuid[], $2::text[]) AS k(party_id, client_order_id)
@@ -317,12 +308,6 @@ async def revise_orders(connection: Connection, rows: Sequence[OrderRevision]) -
 async def insert_trades(connection: Connection, rows: Sequence[TradeRow]) -> None:
     """Write trades in match order."""
     await _TRADES.insert(connection, rows)
-
-
-async def write_books(connection: Connection, rows: Sequence[BookRow], *, now: datetime) -> None:
-    """Store the states that the touched books must rebuild to."""
-    if rows:
-        await connection.execute(_UPSERT_BOOKS, *map(list, zip(*rows, strict=True)), now)
 
 
 async def taken_client_ids(

@@ -16,6 +16,7 @@ TABLES = (
     "matching.order",
     "matching.trade",
     "matching.book",
+    "matching.book_update",
     "settlement.account",
     "settlement.batch",
     "settlement.transfer",

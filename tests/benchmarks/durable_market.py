@@ -19,7 +19,7 @@ from settlement import ledger
 from settlement.accounts import AccountKind, AccountRef
 from settlement.commands import Transfer
 from tests.listings.factories import make_listing
-from tests.market.parties.factories import make_party
+from tests.market.parties.factories import Member, make_party
 from tests.pricing.factories import make_plan, offer_again
 
 SEED = 20240607
@@ -46,13 +46,14 @@ class Market:
 
     instruments: list[Instrument]
     buyers: list[UUID]
+    sellers: list[Member]
 
 
 async def seed(kernel: Kernel) -> Market:
     """Make sellers, instruments and funded buyers."""
     instruments = []
-    for _ in range(SELLERS):
-        seller = await make_party(kernel, Role.SELLER)
+    sellers = [await make_party(kernel, Role.SELLER) for _ in range(SELLERS)]
+    for seller in sellers:
         first = await make_listing(kernel, seller, rows=10)
         listings = [first.listing_id]
         while len(listings) < INSTRUMENTS // SELLERS:
@@ -63,9 +64,14 @@ async def seed(kernel: Kernel) -> Market:
             )
             instruments.append(Instrument(plan.id, seller.party_id))
     buyers = await _buyers(kernel, PARTIES - SELLERS)
+    await fund(kernel, buyers)
+    return Market(instruments, buyers, sellers)
+
+
+async def fund(kernel: Kernel, party_ids: list[UUID]) -> None:
+    """Give each party more money than a flow can spend."""
     async with kernel.unit_of_work() as uow:
-        await ledger.post_strict(uow, [_funding(party_id) for party_id in buyers])
-    return Market(instruments, buyers)
+        await ledger.post_strict(uow, [_funding(party_id) for party_id in party_ids])
 
 
 async def _buyers(kernel: Kernel, count: int) -> list[UUID]:

@@ -16,11 +16,11 @@ import contextvars
 import gc
 import json
 import os
-import statistics
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -37,9 +37,18 @@ from market.kernel.settings import load_settings
 from market.matching.commands import Cancel, Place
 from market.matching.engine import MatchingEngine
 from market.matching.marks import add_marks, order_mark
+from market.matching.models import (
+    OrderSide,
+    OrderStatus,
+    OrderType,
+    SelfTradeMode,
+    TimeInForceName,
+)
+from market.matching.sql import OrderRow
 from settlement.verify import verify_ledger
 from tests.benchmarks.copied_rows import Rows, copy_s, marker, rows_since
 from tests.benchmarks.durable_market import MID, Flow, Market, seed
+from tests.benchmarks.matching_waits import Waits
 
 OPERATIONS = int(os.environ.get("BENCH_MATCHING_OPERATIONS", "200000"))
 OPEN_ORDERS = int(os.environ.get("BENCH_MATCHING_OPEN", "1000000"))
@@ -53,26 +62,15 @@ CLONES = ("copied", "copied_at_once", "rebuilt")
 
 
 @dataclass(slots=True)
-class Run:
-    """What a number of callers did, and how long each command waited (seconds)."""
+class Run(Waits):
+    """What a number of callers did, and how long each command waited."""
 
     operations: int = 0
-    commands: int = 0
     refused: int = 0
-    seconds: float = 0
-    waits: list[float] = field(default_factory=list)
 
     @property
-    def per_s(self) -> float:
-        return self.commands / self.seconds
-
-    @property
-    def p50_ms(self) -> float:
-        return 1_000 * statistics.median(self.waits)
-
-    @property
-    def p99_ms(self) -> float:
-        return 1_000 * statistics.quantiles(self.waits, n=100)[98]
+    def commands(self) -> int:
+        return len(self.times)
 
 
 def with_database(url: str, name: str) -> str:
@@ -91,8 +89,7 @@ async def drive(
     async def submit(command: Place | Cancel) -> None:
         sent = time.perf_counter()
         reply = await engine.submit(command)
-        run.waits.append(time.perf_counter() - sent)
-        run.commands += 1
+        run.note(time.perf_counter() - sent)
         if reply.answer.status >= 400:
             run.refused += 1
         elif isinstance(command, Place) and b'"status":"open"' in reply.answer.body:
@@ -162,10 +159,38 @@ async def fill(owner_url: str, market: Market) -> None:
         state = states[item.plan_id]
         state[0] = add_marks(state[0], order_mark(seq, 1, price, lots))
         state[1] += 1
-        ids = (new_id(), seq, item.plan_id, listings[item.plan_id], item.seller_id)
-        kind = ("sell", "limit", "gtc", False, price, "CNY", lots, 0, 0, "open")
-        rows.append((*ids, *kind, None, None, None, item.seller_id, None, now, now, None, None))
-    await connection.copy_records_to_table("order", schema_name="matching", records=rows)
+        row = OrderRow(
+            id=new_id(),
+            seq=seq,
+            plan_id=item.plan_id,
+            listing_id=listings[item.plan_id],
+            party_id=item.seller_id,
+            side=OrderSide.SELL,
+            type=OrderType.LIMIT,
+            time_in_force=TimeInForceName.GTC,
+            post_only=False,
+            price_minor=price,
+            currency="CNY",
+            lots=lots,
+            filled_lots=0,
+            filled_amount_minor=Decimal(0),
+            status=OrderStatus.OPEN,
+            reason=None,
+            hold_id=None,
+            client_order_id=None,
+            conflict_group=item.seller_id,
+            expires_at=None,
+            created_at=now,
+            updated_at=now,
+            closed_at=None,
+            closed_seq=None,
+            min_lots=None,
+            self_trade_mode=SelfTradeMode.CANCEL_NEWEST,
+        )
+        rows.append(row)
+    await connection.copy_records_to_table(
+        "order", schema_name="matching", columns=OrderRow._fields, records=rows
+    )
     await connection.executemany(
         "INSERT INTO matching.book (plan_id, sequence, checksum, orders, updated_at)"
         " VALUES ($1, 1, $2, $3, $4)",
