@@ -25,6 +25,7 @@ MODELS = (
     "settlement.billing_models",
     "contracts.models",
     "contracts.billing_models",
+    "contracts.resale_models",
     "contracts.dispute_models",
     "market.matching.models",
     "market.matching.control_models",

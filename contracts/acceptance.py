@@ -90,7 +90,7 @@ async def accept(kernel: Kernel, actor: Actor, agreement_id: UUID) -> AgreementV
             )
         if agreement.kind == PlanKind.LICENSE:
             await accrual.accept(uow, agreement, grant, reason="accepted by the buyer")
-        elif grant.settled_units == grant.granted_units:
+        elif grant.spent_units == grant.granted_units:
             await accrual.progress(uow, agreement, grant)
         else:
             raise NotAcceptableYet

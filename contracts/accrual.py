@@ -1,8 +1,10 @@
-"""From use to money: what has been used and not been paid yet is released from escrow.
+"""From use to money: what has been used or resold and not been paid is released from escrow.
 
 Value of the first ``u`` used units = floor(u × price_minor ÷ lot_units); a release pays the
 difference to what was released before, so that rounding never adds up and the last unit pays
-exactly the total. Every function here takes an agreement and a grant that are locked.
+exactly the total. Units that were sold on are owed like used ones: the reseller has had their
+worth, so they can never be refunded. Every function here takes an agreement and a grant that are
+locked.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from market.kernel.money import Money
 from settlement import escrow
 
 
-def used_value_minor(agreement: Agreement, settled_units: int) -> int:
-    """Minor units that ``settled_units`` of a metered agreement are worth. Floor, see above."""
-    return min(agreement.total_minor, settled_units * agreement.price_minor // agreement.lot_units)
+def used_value_minor(agreement: Agreement, spent_units: int) -> int:
+    """Minor units that ``spent_units`` of a metered agreement are worth. Floor, see above."""
+    return min(agreement.total_minor, spent_units * agreement.price_minor // agreement.lot_units)
 
 
 async def lock_grants_of(uow: UnitOfWork, agreement_ids: list[UUID]) -> dict[UUID, Grant]:
@@ -46,24 +48,24 @@ async def progress(uow: UnitOfWork, agreement: Agreement, grant: Grant) -> int:
     status = AgreementStatus(agreement.status)
     if status not in EARNING:
         if status in CLOSED or status is AgreementStatus.RULED:
-            grant.accrued_units = grant.settled_units
+            grant.accrued_units = grant.spent_units
         return 0
     released = 0
     if agreement.kind == PlanKind.METERED:
-        due = used_value_minor(agreement, grant.settled_units) - agreement.released_minor
-        released = await _release(uow, agreement, due, key=f"accrual:{grant.settled_units}")
-        if grant.settled_units == grant.granted_units:
+        due = used_value_minor(agreement, grant.spent_units) - agreement.released_minor
+        released = await _release(uow, agreement, due, key=f"accrual:{grant.spent_units}")
+        if grant.spent_units == grant.granted_units:
             _finish(uow, agreement, reason="all units are used")
     elif grant.delivery_count > 0 and agreement.status == AgreementStatus.ACTIVE:
         agreements.move(uow, agreement, AgreementStatus.DELIVERED, reason="first delivery")
-    grant.accrued_units = grant.settled_units
+    grant.accrued_units = grant.spent_units
     return released
 
 
 async def accept(uow: UnitOfWork, agreement: Agreement, grant: Grant, *, reason: str) -> int:
     """Release the whole rest and settle; give the minor units released."""
     released = await _release(uow, agreement, agreement.escrow_minor, key="acceptance")
-    grant.accrued_units = grant.settled_units
+    grant.accrued_units = grant.spent_units
     _finish(uow, agreement, reason=reason)
     return released
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic.json_schema import SkipJsonSchema
 
-from contracts import acceptance, grants, receipts, tokens, trace
+from contracts import acceptance, grants, receipts, resale_trace, tokens, trace
 from contracts.agreement_states import AgreementStatus
 from contracts.delivery.filter import FILTER_MAX_CHARS
 from contracts.delivery.formats import MEDIA_TYPES, Format
@@ -31,6 +31,7 @@ from market.parties.access import ActorDep
 from market.parties.errors import TokenMissing
 
 router = APIRouter(route_class=IdempotentRoute, tags=["contracts"])
+resale_trace.install()
 
 PageDep = Annotated[PageQuery, Depends()]
 

@@ -2,11 +2,13 @@
 
 NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, AdjustmentNotFound
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
-           DeliveryIdExpired, AdjustmentOpen, AdjustmentExceedsEscrow, AdjustmentRefused
-Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended
+           DeliveryIdExpired, AdjustmentOpen, AdjustmentExceedsEscrow, AdjustmentRefused,
+           ResaleGrantInactive, ResaleUnitsShort
+Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowed
 PaymentRequired ─ QuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
-Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid
+Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
+          ResalePlanMismatch
 NotAcceptable ─ FormatNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
 """
@@ -173,3 +175,23 @@ class AdjustmentExceedsEscrow(Conflict):
 
 class AdjustmentRefused(Conflict):
     code, title = "adjustment_refused", "The agreement's money cannot be adjusted like this"
+
+
+class ResaleNotAllowed(Forbidden):
+    code, title = "resale_not_allowed", "The agreement's policy does not allow resale"
+    default_hint = "Only metered units whose policy has a `resale` clause can be sold on."
+
+
+class ResaleGrantInactive(Conflict):
+    code, title = "resale_grant_inactive", "The grant's units cannot be sold on now"
+
+
+class ResaleUnitsShort(Conflict):
+    """Extra member ``free_units``: neither used, nor lent to the meter, nor offered."""
+
+    code, title = "resale_units_short", "The grant has too few unused units"
+    default_hint = "Units lent to the meter come back some minutes after the last delivery."
+
+
+class ResalePlanMismatch(Invalid):
+    code, title = "resale_plan_mismatch", "The grant was bought under another plan"

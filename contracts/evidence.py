@@ -330,6 +330,7 @@ def _usage_facts(agreement: Agreement, grant: Grant) -> dict[str, object]:
         "unit": grant.unit.value,
         "granted_units": grant.granted_units,
         "settled_units": grant.settled_units,
+        "resold_units": grant.resold_units,
         "reserved_units": grant.reserved_units,
         "deliveries": grant.delivery_count,
         "currency": agreement.currency,

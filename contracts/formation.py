@@ -1,6 +1,8 @@
 """From trades to agreements and grants: bulk, because the matching engine waits for it.
 
 No money moves here: matching captures the buyers' holds into escrow in the same unit of work.
+A resale (:mod:`contracts.resale`) takes its policy, term, version and royalty from the agreement
+that its units come from.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from uuid import UUID
 
 import orjson
 
-from contracts import sql
+from contracts import resale, sql
 from contracts.agreement_states import AgreementStatus
 from contracts.models import GrantStatus, PlanKind, Unit
 from contracts.policy import Policy, parse_policy
-from contracts.schemas import FeeTerm, ShareTerm, TaxTerm, Terms
+from contracts.resale_terms import resale_term, royalty_shares
+from contracts.schemas import FeeTerm, ResaleTerm, ShareTerm, TaxTerm, Terms
 from listings import offers
 from listings.models import Listing
 from market.kernel.context import Kernel
@@ -43,7 +46,10 @@ _NEW_GRANT = (GrantStatus.ACTIVE.value, 0, 0, 0, 0, "", 1)
 
 
 class Deal(NamedTuple):
-    """One trade to form: who, what, how many lots, at which price per lot (minor units)."""
+    """One trade to form: who, what, how many lots, at which price per lot (minor units).
+
+    ``source``: the grant that the seller resells units of; ``version_id`` is then that grant's.
+    """
 
     agreement_id: UUID
     trade_id: UUID
@@ -58,6 +64,7 @@ class Deal(NamedTuple):
     traded_at: datetime
     buy_order_id: UUID | None = None
     sell_order_id: UUID | None = None
+    source: resale.Source | None = None
 
 
 class Formed(NamedTuple):
@@ -87,6 +94,16 @@ class _Offer:
     policy: Policy
 
 
+class _Conditions(NamedTuple):
+    """What the terms of a deal say beyond its plan, price and parties."""
+
+    policy: Policy
+    shares: list[ShareTerm]
+    intermediary: ShareTerm | None
+    tax_ppm: int
+    resale: ResaleTerm | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Rates:
     """What holds for the deals of a plan at their moment: the platform's fee, the declared tax."""
@@ -105,7 +122,9 @@ class Sources:
     offers: Mapping[UUID, _Offer]
     rates: Mapping[UUID, _Rates]
     versions: Mapping[UUID, _VersionFacts]
-    templates: dict[tuple[UUID, UUID, datetime], _Template] = field(default_factory=dict)
+    templates: dict[tuple[UUID, UUID, datetime, UUID | None], _Template] = field(
+        default_factory=dict
+    )
 
 
 class _Template(NamedTuple):
@@ -134,7 +153,7 @@ async def form(uow: UnitOfWork, kernel: Kernel, deals: Sequence[Deal]) -> list[F
 
 
 async def read_sources(uow: UnitOfWork, settings: Settings, deals: Sequence[Deal]) -> Sources:
-    """What the terms of ``deals`` are made from; one deal of each plan is enough.
+    """What the terms of ``deals`` are made from; one deal of each plan and version is enough.
 
     Raises as :func:`form`.
     """
@@ -151,12 +170,13 @@ def draw_up(kernel: Kernel, deals: Sequence[Deal], sources: Sources) -> list[For
     templates = sources.templates
     formed = []
     for deal in deals:
-        name = (deal.plan.id, deal.version_id, deal.traded_at)
+        origin = None if deal.source is None else deal.source.grant_id
+        name = (deal.plan.id, deal.version_id, deal.traded_at, origin)
         template = templates.get(name)
         if template is None:
             terms = _terms(deal, sources)
-            tax_ppm = sources.rates[deal.plan.id].tax_ppm
-            template = _Template(terms, terms.model_dump(mode="json"), tax_ppm)
+            assert terms.tax is not None
+            template = _Template(terms, terms.model_dump(mode="json"), terms.tax.rate_ppm)
             templates[name] = template
         formed.append(_sign(kernel.keys, deal, template))
     return formed
@@ -168,6 +188,9 @@ async def write(uow: UnitOfWork, formed: Sequence[Formed]) -> None:
     await sql.insert_agreements(connection, [_agreement_row(made) for made in formed])
     await sql.insert_steps(connection, [row for made in formed for row in _step_rows(made)])
     await sql.insert_grants(connection, [_grant_row(made) for made in formed])
+    resold = [made for made in formed if made.deal.source is not None]
+    if resold:
+        await resale.record(uow, resold)
     for made in formed:
         _announce(uow, made)
 
@@ -214,11 +237,25 @@ async def _version_facts(uow: UnitOfWork, version_id: UUID) -> _VersionFacts:
     return facts
 
 
+def _conditions(deal: Deal, sources: Sources) -> _Conditions:
+    """A reseller passes on what bound it; the listing's broker and declared tax are not its."""
+    if deal.source is not None:
+        origin = deal.source.terms
+        return _Conditions(origin.policy, royalty_shares(origin), None, 0, resale_term(origin))
+    offer, plan = sources.offers[deal.listing.id], deal.plan
+    return _Conditions(
+        offer.policy.frozen(deal.traded_at, timedelta(days=plan.term_days)),
+        offer.shares,
+        offer.intermediary,
+        sources.rates[plan.id].tax_ppm,
+    )
+
+
 def _terms(deal: Deal, sources: Sources) -> Terms:
     plan, facts = deal.plan, sources.versions[deal.version_id]
-    offer, rates = sources.offers[deal.listing.id], sources.rates[plan.id]
-    fee, total = rates.fee, deal.lots * deal.price_minor
-    policy = offer.policy.frozen(deal.traded_at, timedelta(days=plan.term_days))
+    fee, total = sources.rates[plan.id].fee, deal.lots * deal.price_minor
+    conditions = _conditions(deal, sources)
+    policy = conditions.policy
     assert policy.not_after is not None
     kind = PlanKind(plan.kind)
     return Terms(
@@ -241,7 +278,7 @@ def _terms(deal: Deal, sources: Sources) -> Terms:
         lot_units=plan.lot_units,
         granted_units=_granted(kind, policy, deal.lots * plan.lot_units),
         fee_ppm=fee.fee_ppm,
-        shares=offer.shares,
+        shares=conditions.shares,
         fee=FeeTerm(
             schedule_id=fee.schedule_id,
             category=deal.listing.category,
@@ -249,8 +286,9 @@ def _terms(deal: Deal, sources: Sources) -> Terms:
             cap_minor=fee.cap_minor,
             vat_ppm=fee.vat_ppm,
         ),
-        intermediary=offer.intermediary,
-        tax=_tax(total, rates.tax_ppm),
+        intermediary=conditions.intermediary,
+        tax=_tax(total, conditions.tax_ppm),
+        resale=conditions.resale,
         policy=policy,
         formed_at=deal.traded_at,
         acceptance_due_at=deal.traded_at + timedelta(days=plan.acceptance_window_days),
@@ -373,4 +411,5 @@ def _grant_row(made: Formed) -> tuple[Any, ...]:
         terms.formed_at,
         terms.expires_at,
         *_NEW_GRANT,
+        None if made.deal.source is None else made.deal.source.terms.agreement_id,
     )

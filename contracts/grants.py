@@ -30,7 +30,8 @@ _log = get_logger("contracts.grants")
 
 _CHANGE = text(
     "UPDATE contracts.access_grant SET gen = gen + 1, status = CASE "
-    "WHEN :target = 'active' AND settled_units = granted_units THEN 'exhausted' ELSE :target END, "
+    "WHEN :target = 'active' AND settled_units + resold_units = granted_units THEN 'exhausted' "
+    "ELSE :target END, "
     "ended_at = CASE WHEN :ends THEN coalesce(ended_at, CAST(:now AS timestamptz)) "
     "ELSE ended_at END "
     "WHERE agreement_id = :agreement_id AND status = ANY(:sources) RETURNING id"
@@ -97,7 +98,7 @@ def view(grant: Grant) -> GrantView:
     """The API shape of a grant."""
     remaining = None
     if grant.granted_units is not None:
-        remaining = grant.granted_units - grant.settled_units
+        remaining = grant.granted_units - grant.spent_units - grant.offered_units
     return GrantView(
         id=grant.id,
         agreement_id=grant.agreement_id,
@@ -110,6 +111,9 @@ def view(grant: Grant) -> GrantView:
         granted_units=grant.granted_units,
         settled_units=grant.settled_units,
         remaining_units=remaining,
+        offered_units=grant.offered_units,
+        resold_units=grant.resold_units,
+        resold_from=grant.resold_from,
         delivery_count=grant.delivery_count,
         created_at=grant.created_at,
         expires_at=grant.expires_at,

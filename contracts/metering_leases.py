@@ -109,7 +109,7 @@ async def obtain(
     refusal = refusal_of(grant, uow.now)
     if refusal is not None:
         return Refuse(refusal)
-    free = _free(grant)
+    free = grant["free_units"]
     if ask.lease:
         assert lease is not None
         return await _extend(connection, grant, lease, ask, free=free, lease_units=lease_units)
@@ -153,12 +153,6 @@ async def _extend(
     return await _offer(
         connection, grant, lease["id"], units + more, None if free is None else free - more
     )
-
-
-def _free(grant: sql.Row) -> int | None:
-    if grant["granted_units"] is None:
-        return None
-    return int(grant["granted_units"] - grant["reserved_units"] - grant["settled_units"])
 
 
 def _loan(grant: sql.Row, needed: int, free: int | None, lease_units: int) -> int:
@@ -206,4 +200,4 @@ async def recheck(uow: UnitOfWork, grant_id: UUID, lease: str) -> Offer | Forget
     active = await sql.active_lease(connection, grant_id)
     if active is None or active["id"].hex != lease:
         return Forget(lease)
-    return await _offer(connection, grant, active["id"], int(active["units"]), _free(grant))
+    return await _offer(connection, grant, active["id"], int(active["units"]), grant["free_units"])

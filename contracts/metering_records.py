@@ -65,6 +65,7 @@ class _Tally:
     """What a batch changes about one grant."""
 
     free: int | None
+    resold_from: UUID | None
     seq: int
     head: str
     settled: int = 0
@@ -135,13 +136,17 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
 
 
 def _tally(grant: sql.Row) -> _Tally:
-    granted = grant["granted_units"]
-    taken = grant["reserved_units"] + grant["settled_units"]
     return _Tally(
-        free=None if granted is None else int(granted - taken),
+        free=grant["free_units"],
+        resold_from=grant["resold_from"],
         seq=int(grant["delivery_count"]),
         head=str(grant["receipt_head"]),
     )
+
+
+def _lineage(tally: _Tally) -> dict[str, str]:
+    """The agreement that resold units came from; nothing for those of a first sale."""
+    return {} if tally.resold_from is None else {"resold_from": show("agr", tally.resold_from)}
 
 
 def _charge(batch: _Batch, fact: Fact) -> int:
@@ -184,6 +189,7 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
             delivered_at=fact.delivered_at.isoformat(),
             seq=tally.seq,
             prev=tally.head,
+            **_lineage(tally),
         ),
     )
     previous, tally.head = tally.head, receipts.digest(jws)

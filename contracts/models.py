@@ -105,6 +105,11 @@ def _big(*, nullable: bool = False) -> Any:
     return Column(BigInteger, nullable=nullable)
 
 
+def _zero() -> Any:
+    # The database's own default: the rows of a matching batch need not carry it.
+    return Column(BigInteger, nullable=False, server_default="0")
+
+
 def _text(*, nullable: bool = False) -> Any:
     return Column(Text, nullable=nullable)
 
@@ -222,8 +227,10 @@ class Grant(SQLModel, table=True):
     """Access under an agreement, and its entitlement: the truth of the meter.
 
     ``reserved_units`` are lent to leases and not yet used, ``settled_units`` are used and
-    durable, ``accrued_units`` are those whose money has been released. ``gen`` grows with every
-    change of status or tokens. ``granted_units`` None: no bound within the term.
+    durable. ``offered_units`` stand in resale orders, ``resold_units`` have gone to other grants
+    for good. ``accrued_units`` are those used or resold whose money has been released. ``gen``
+    grows with every change of status or tokens. ``granted_units`` None: no bound within the term.
+    ``resold_from`` is the agreement that a resale took the units from.
     """
 
     __tablename__ = "access_grant"
@@ -232,12 +239,18 @@ class Grant(SQLModel, table=True):
         _known("unit", Unit, name="access_grant_unit_known"),
         CheckConstraint(
             "reserved_units >= 0 AND settled_units >= 0 AND accrued_units >= 0 "
-            "AND accrued_units <= settled_units AND gen > 0",
+            "AND offered_units >= 0 AND resold_units >= 0 "
+            "AND accrued_units <= settled_units + resold_units AND gen > 0",
             name="access_grant_counts",
         ),
         CheckConstraint(
-            "granted_units IS NULL OR reserved_units + settled_units <= granted_units",
+            "granted_units IS NULL OR reserved_units + settled_units + offered_units "
+            "+ resold_units <= granted_units",
             name="access_grant_never_over",
+        ),
+        CheckConstraint(
+            "granted_units IS NOT NULL OR offered_units + resold_units = 0",
+            name="access_grant_resale_counted",
         ),
         UniqueConstraint("agreement_id", name="access_grant_agreement"),
         Index("access_grant_buyer", "buyer_id", "id"),
@@ -245,7 +258,7 @@ class Grant(SQLModel, table=True):
         Index(
             "access_grant_unaccrued",
             "id",
-            postgresql_where=text("settled_units > accrued_units"),
+            postgresql_where=text("settled_units + resold_units > accrued_units"),
         ),
         Index(
             "access_grant_expiring",
@@ -271,6 +284,9 @@ class Grant(SQLModel, table=True):
     reserved_units: int = Field(default=0, sa_column=_big())
     settled_units: int = Field(default=0, sa_column=_big())
     accrued_units: int = Field(default=0, sa_column=_big())
+    offered_units: int = Field(default=0, sa_column=_zero())
+    resold_units: int = Field(default=0, sa_column=_zero())
+    resold_from: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
     delivery_count: int = Field(default=0, sa_column=_big())
     receipt_head: str = Field(default="", sa_column=_text())
     gen: int = Field(default=1, sa_column=_big())
@@ -281,11 +297,9 @@ class Grant(SQLModel, table=True):
     closed_out_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
 
     @property
-    def free_units(self) -> int | None:
-        """Units neither used nor lent to a lease; None without a bound."""
-        if self.granted_units is None:
-            return None
-        return self.granted_units - self.reserved_units - self.settled_units
+    def spent_units(self) -> int:
+        """Units that are gone for good and owed to the seller: used or resold."""
+        return self.settled_units + self.resold_units
 
 
 class DeliveryToken(SQLModel, table=True):

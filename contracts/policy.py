@@ -2,8 +2,9 @@
 
 Clauses (ODRL counterpart): ``purpose`` (purpose), ``territory`` (spatial), ``period`` (dateTime),
 ``count`` (count), ``redistribution`` (distribute), ``derivative_use`` (derive), ``deletion``
-(delete, a duty). The first four are checked at every delivery, in this order; the last three bind
-the buyer afterwards and are carried in terms and receipts.
+(delete, a duty), ``resale`` (sell). The first four are checked at every delivery, in this order;
+the next three bind the buyer afterwards and are carried in terms and receipts; ``resale`` is
+checked when unused units are offered (:mod:`contracts.resale`).
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints
 
 from contracts.errors import PolicyRefused
+from listings.schemas import ResaleClause
 from market.kernel.schemas import Schema
 
 Purpose = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
@@ -45,6 +47,9 @@ class Policy(Schema):
     derivative_use: bool = Field(default=False, description="May be worked into other products.")
     deletion_days: Annotated[int, Field(ge=0, le=36_500)] | None = Field(
         default=None, description="Copies are deleted within so many days after the term."
+    )
+    resale: ResaleClause | None = Field(
+        default=None, description="null: units stay with the buyer."
     )
 
     def frozen(self, formed_at: datetime, term: timedelta) -> Self:

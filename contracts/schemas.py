@@ -58,6 +58,19 @@ class TaxTerm(Schema):
     tax_minor: int
 
 
+class ResaleTerm(Schema):
+    """Where resold units come from, and the royalty that is inside ``shares``.
+
+    ``original_agreement_id`` is the first sale; ``resold_from`` the one just before this. The
+    seller of a resale is the reseller.
+    """
+
+    resold_from: AgreementId
+    original_agreement_id: AgreementId
+    original_seller_id: PartyId
+    royalty_ppm: int
+
+
 class Terms(Schema):
     """What was agreed: frozen, hashed and signed when the agreement was formed.
 
@@ -90,6 +103,7 @@ class Terms(Schema):
         default=None, description="Commission (数商), in ppm of the net after the platform fee."
     )
     tax: TaxTerm | None = None
+    resale: ResaleTerm | None = Field(default=None, description="null: a first sale.")
     policy: Policy
     formed_at: datetime
     acceptance_due_at: datetime
@@ -145,7 +159,10 @@ class TerminationBody(Schema):
 
 
 class GrantView(Schema):
-    """Access under an agreement and its meter. ``remaining_units`` null: no bound."""
+    """Access under an agreement and its meter. ``remaining_units`` null: no bound.
+
+    ``offered_units`` stand in resale orders and cannot be used meanwhile.
+    """
 
     id: GrantId
     agreement_id: AgreementId
@@ -158,6 +175,9 @@ class GrantView(Schema):
     granted_units: int | None
     settled_units: int
     remaining_units: int | None
+    offered_units: int
+    resold_units: int
+    resold_from: AgreementId | None = Field(description="The agreement that units came from.")
     delivery_count: int
     created_at: datetime
     expires_at: datetime

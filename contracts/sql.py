@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _GRANT = (
     "id, agreement_id, unit, granted_units, reserved_units, settled_units, delivery_count, "
-    "receipt_head, gen, status, expires_at"
+    "receipt_head, gen, status, expires_at, resold_from, granted_units - reserved_units "
+    "- settled_units - offered_units - resold_units AS free_units"
 )
 
 # Columns of ``insert_agreements`` rows, in order.
@@ -88,12 +89,13 @@ GRANT_COLUMNS = (
     "delivery_count",
     "receipt_head",
     "gen",
+    "resold_from",
 )
 _GRANTS = BulkTable(
     "contracts.access_grant",
     GRANT_COLUMNS,
     "uuid uuid uuid uuid uuid uuid text bigint timestamptz timestamptz text bigint bigint bigint "
-    "bigint text bigint",
+    "bigint text bigint uuid",
 )
 
 
@@ -248,7 +250,7 @@ async def agreements_to_accrue(connection: Connection, *, limit: int) -> list[UU
     return await _ids(
         connection,
         "SELECT a.id FROM contracts.access_grant g JOIN contracts.agreement a "
-        "ON a.id = g.agreement_id WHERE g.settled_units > g.accrued_units "
+        "ON a.id = g.agreement_id WHERE g.settled_units + g.resold_units > g.accrued_units "
         "AND a.status NOT IN ('objected', 'disputed') ORDER BY a.id LIMIT $1",
         limit,
     )
@@ -357,7 +359,8 @@ async def settle_grants(connection: Connection, rows: Sequence[tuple[Any, ...]])
         "reserved_units = g.reserved_units - u.unreserved, "
         "delivery_count = g.delivery_count + u.deliveries, receipt_head = u.head, "
         "status = CASE WHEN g.status = 'active' "
-        "AND g.settled_units + u.settled = g.granted_units THEN 'exhausted' ELSE g.status END "
+        "AND g.settled_units + u.settled + g.resold_units = g.granted_units THEN 'exhausted' "
+        "ELSE g.status END "
         "FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) "
         "AS u(id, settled, unreserved, deliveries, head) WHERE g.id = u.id",
         *_columns(rows, 5),

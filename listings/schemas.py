@@ -23,6 +23,8 @@ from market.kernel.schemas import LocalizedText, LongText, Schema, ShortText
 
 PEOPLE_MAX = 10_000_000_000
 DAYS_MAX = 36_500
+# The reseller keeps at least half of its net.
+RESALE_ROYALTY_PPM_MAX = 500_000
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -318,6 +320,19 @@ class CertificateView(Schema):
     issued_at: datetime
 
 
+class ResaleClause(Schema):
+    """Unused metered units may be sold on; a resale never outlives the original term.
+
+    ``royalty_ppm`` of the reseller's net goes to the original seller, who shares it with its
+    contributors as it shares its own sales.
+    """
+
+    royalty_ppm: Annotated[int, Field(strict=True, ge=0, le=RESALE_ROYALTY_PPM_MAX)] = 0
+    min_remaining_days: Annotated[int, Field(strict=True, ge=0, le=DAYS_MAX)] = Field(
+        default=0, description="Units with less of their term left are not sold on."
+    )
+
+
 class Policy(Schema):
     """What a buyer may do with the data. What is not allowed here is forbidden."""
 
@@ -338,6 +353,9 @@ class Policy(Schema):
     )
     period_days: Annotated[int, Field(strict=True, ge=1, le=DAYS_MAX)] | None = Field(
         default=None, description="Days of permitted use from the agreement; null: the plan's term."
+    )
+    resale: ResaleClause | None = Field(
+        default=None, description="Resale of unused units; null: not allowed."
     )
 
 

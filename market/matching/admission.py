@@ -12,7 +12,7 @@ from listings import offers
 from listings.models import Listing
 from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
-from market.matching import sql
+from market.matching import resales, sql
 from market.matching.commands import Place
 from market.matching.errors import (
     ClientOrderIdTaken,
@@ -67,13 +67,14 @@ class Admitted(NamedTuple):
 
 @dataclass(slots=True)
 class Facts:
-    """What the orders of one batch refer to. ``balances`` shrink as orders are admitted."""
+    """What a batch's orders refer to. ``balances`` and ``holdings`` shrink as they are admitted."""
 
     plans: dict[UUID, Plan]
     listings: dict[UUID, Listing | MarketError]
     parties: dict[UUID, Standing]
     client_ids: set[tuple[UUID, str]]
     balances: dict[UUID, int]
+    holdings: resales.Holdings
 
 
 async def gather(
@@ -105,36 +106,51 @@ async def gather(
         parties=await get_standings(uow, wanted),
         client_ids=await sql.taken_client_ids(await uow.raw(), names),
         balances=await ledger.read_balances(uow, accounts),
+        holdings=await resales.gather(uow, places, amended),
     )
 
 
 def admit(place: Place, facts: Facts, *, now: datetime) -> Admitted:
     """Decide one order, in input order. Raises the MarketError that refuses it.
 
-    Effect: takes the order's reserve off ``facts.balances``, so that later orders of the batch
-    see what is left. The ledger has the last word when the holds are posted.
+    Effect: takes the order's reserve off ``facts.balances`` or ``facts.holdings``, so that later
+    orders of the batch see what is left. The ledger and the grants have the last word.
     """
+    admitted = consider(place, facts, now=now)
+    _fund(admitted, facts)
+    if place.body.grant_id is not None:
+        facts.holdings.take(place)
+    if place.body.client_order_id is not None:
+        facts.client_ids.add((place.party_id, place.body.client_order_id))
+    return admitted
+
+
+def consider(place: Place, facts: Facts, *, now: datetime) -> Admitted:
+    """The same decision without any effect, and without asking for the money or the units."""
     body = place.body
     plan = facts.plans.get(body.plan_id)
     if plan is None:
         raise PlanNotFound(param="plan_id")
     side = Side.SELL if body.side is OrderSide.SELL else Side.BUY
-    listing, party = check_offer(side, place.party_id, plan, facts)
+    resale = body.grant_id is not None
+    listing, party = check_offer(side, place.party_id, plan, facts, resale=resale)
     if body.lots is not None and body.lots * plan.lot_units > UNITS_MAX:
         raise OrderTooLarge("The order has more units than a grant can count.", param="lots")
     expires_at = _expiry(place, now)
-    name = (place.party_id, body.client_order_id or "")
-    if name in facts.client_ids:
+    if body.grant_id is not None:
+        expires_at = facts.holdings.check(place, now)
+    if (place.party_id, body.client_order_id or "") in facts.client_ids:
         raise ClientOrderIdTaken(param="client_order_id")
-    admitted = Admitted(place, plan, listing, party.affiliate_group or party.id, expires_at)
-    _fund(admitted, facts)
-    if body.client_order_id is not None:
-        facts.client_ids.add(name)
-    return admitted
+    return Admitted(place, plan, listing, party.affiliate_group or party.id, expires_at)
 
 
-def check_offer(side: Side, party_id: UUID, plan: Plan, facts: Facts) -> tuple[Listing, Standing]:
-    """Whether the plan is on offer, and to this party; raises the MarketError that says no."""
+def check_offer(
+    side: Side, party_id: UUID, plan: Plan, facts: Facts, *, resale: bool = False
+) -> tuple[Listing, Standing]:
+    """Whether the plan is on offer, and to this party; raises the MarketError that says no.
+
+    ``resale``: of a grant's units, so that not only the listing's owner may sell.
+    """
     listing = facts.listings[plan.listing_id]
     if isinstance(listing, MarketError):
         raise listing
@@ -144,7 +160,7 @@ def check_offer(side: Side, party_id: UUID, plan: Plan, facts: Facts) -> tuple[L
     if party.status is not PartyStatus.VERIFIED:
         raise PartyNotVerified
     if side is Side.SELL:
-        if party.id != plan.seller_id:
+        if not resale and party.id != plan.seller_id:
             raise NotTheSeller(param="side")
     elif related(party, facts.parties[plan.seller_id]):
         raise SelfTrade(param="plan_id")
@@ -169,6 +185,8 @@ def give_back(admitted: Admitted, facts: Facts) -> None:
     """Undo what :func:`admit` took off ``facts``, for an order that the book did not take."""
     if admitted.reserve_minor:
         facts.balances[admitted.account.id] += admitted.reserve_minor
+    if admitted.place.body.grant_id is not None:
+        facts.holdings.give_back(admitted.place)
     facts.client_ids.discard((admitted.place.party_id, admitted.place.body.client_order_id or ""))
 
 

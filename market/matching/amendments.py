@@ -85,7 +85,10 @@ class Amender:
     def _admit(self, change: Change, order: LiveOrder, plan: Plan) -> Offer:
         self._gate.check_party(order.party_id)
         self._gate.check_phase(plan.id)
-        listing, _ = check_offer(order.side, order.party_id, plan, self._facts)
+        resale = order.grant_id is not None
+        listing, _ = check_offer(order.side, order.party_id, plan, self._facts, resale=resale)
+        if order.grant_id is not None:
+            self._facts.holdings.check_end(order.grant_id, change.expires_at, self._now)
         if order.auction_only and change.post_only:
             raise OrderInconsistent("post_only needs time_in_force gtc or gtd")
         until = change.expires_at

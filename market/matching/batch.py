@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
+from contracts.resale import Source
 from market.kernel import idempotency
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -23,6 +24,7 @@ from market.matching import (
     journal_sql,
     mass_cancel,
     record,
+    resales,
     sql,
 )
 from market.matching.admission import Admitted, Facts, admit, gather, give_back
@@ -136,7 +138,8 @@ class Batch:
             self._step(index, self._commands[index], facts, gate, amender, uow)
         if self._matcher.touched:
             await self._check_makers(uow, facts)
-            await self._write(uow, connection, await self._post(uow))
+            sold = await self._move_units(uow)
+            await self._write(uow, connection, await self._post(uow, sold))
         if self._desk is not None:
             await self._desk.write()
         if controls.calls:
@@ -365,16 +368,30 @@ class Batch:
                 self._verdicts.ended[order.id] = CloseReason.PARTY_NOT_VERIFIED
             raise Reconsider
 
-    async def _post(self, uow: UnitOfWork) -> record.Records:
+    async def _move_units(self, uow: UnitOfWork) -> dict[UUID, Source]:
+        """Units of resale orders, before any money: grants are locked before accounts."""
+        sold = await resales.move_units(
+            uow,
+            self._matcher.touched.values(),
+            refused=self._verdicts.refused,
+            ended=self._verdicts.ended,
+        )
+        if sold is None:
+            raise Reconsider
+        return sold
+
+    async def _post(self, uow: UnitOfWork, sold: Mapping[UUID, Source]) -> record.Records:
         """All money of the batch; its records are made while the ledger waits for the server.
 
         One call to the ledger, unless it is larger than one may be.
         """
         touched = self._matcher.touched.values()
         planned = postings(touched, now=uow.now)
-        sources = await record.read_sources(uow, self._kernel, self._matcher.matches)
+        sources = await record.read_sources(uow, self._kernel, self._matcher.matches, sold)
         making = asyncio.create_task(
-            record.prepare(self._kernel, touched, self._matcher.matches, sources, now=uow.now),
+            record.prepare(
+                self._kernel, touched, self._matcher.matches, sources, sold, now=uow.now
+            ),
             name="batch-records",
         )
         try:

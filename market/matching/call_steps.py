@@ -50,7 +50,10 @@ class CallSteps:
         closes_at = _moment(command.terms["closes_at"])
         assert closes_at is not None
         opens_at = max(opens_at, now)
-        if not opens_at < closes_at <= opens_at + CALL_MAX or opens_at > now + CALL_AHEAD_MAX:
+        # First the bound that keeps the sum within the calendar.
+        if opens_at > now + CALL_AHEAD_MAX:
+            raise CallTimesInvalid(param="opens_at")
+        if not opens_at < closes_at <= opens_at + CALL_MAX:
             raise CallTimesInvalid(param="closes_at")
         if plan.id in self._desk.controls.calls:
             raise CallAuctionPending(param="plan_id")

@@ -21,7 +21,7 @@ from market.parties.access import ActorDep, OperatorDep
 
 router = APIRouter(prefix="/v1", tags=["matching"], route_class=IdempotentRoute)
 _CHANGE = problems(400, 401, 403, 404, 409, 422, 503)
-_PUT = problems(401, 403, 404, 422, 503)
+_PUT = problems(400, 401, 403, 404, 422, 503)
 _MARKET_CHANGE = problems(400, 401, 403, 409, 422, 503)
 
 

@@ -92,6 +92,7 @@ class Matcher:
             post_only=body.post_only,
             prevent_by=MODES[body.self_trade_prevention],
             auction_only=tif is TimeInForceName.AUCTION,
+            grant_id=body.grant_id,
         )
         step = self._desk.submit(order, tif=TIFS[tif], minimum=body.min_lots or 0)
         if step.outcome is Outcome.WRONG_PHASE:

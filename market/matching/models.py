@@ -100,6 +100,7 @@ class CloseReason(StrEnum):
     PLAN_RETIRED = "plan_retired"
     LISTING_NOT_LIVE = "listing_not_live"
     AUCTION_ENDED = "auction_ended"
+    GRANT_ENDED = "grant_ended"
 
 
 class Order(SQLModel, table=True):
@@ -165,6 +166,9 @@ class Order(SQLModel, table=True):
         CheckConstraint(
             f"NOT ({_OPEN}) OR time_in_force IN ('gtc', 'gtd', 'auction')", name="order_tif_rests"
         ),
+        CheckConstraint(
+            "grant_id IS NULL OR (side = 'sell' AND lots IS NOT NULL)", name="order_resale_counted"
+        ),
         CheckConstraint("client_order_id ~ '^[!-~]{1,64}$'", name="order_client_order_id_form"),
         Index("order_seq", "seq", unique=True),
         Index(
@@ -210,6 +214,7 @@ class Order(SQLModel, table=True):
     reason: str | None = Field(default=None, sa_column=Column(Text))
     hold_id: UUID | None = Field(default=None, sa_column=Column(Uuid))
     client_order_id: str | None = Field(default=None, sa_column=Column(Text))
+    grant_id: UUID | None = Field(default=None, sa_column=Column(Uuid))
     conflict_group: UUID = Field(sa_column=Column(Uuid, nullable=False))
     expires_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
     created_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))

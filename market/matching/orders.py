@@ -36,7 +36,9 @@ async def place_order(
     RoleRequired (403) and the engine's 503s. Called within a request it takes over the request's
     Idempotency-Key; elsewhere each call is a new command.
     """
-    actor.require(Role.BUYER if body.side is OrderSide.BUY else Role.SELLER)
+    # Who sells bought units on is a buyer of the plan.
+    buyer = body.side is OrderSide.BUY or body.grant_id is not None
+    actor.require(Role.BUYER if buyer else Role.SELLER)
     claim = idempotency.take()
     reply = await engine.submit(
         Place(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from uuid import UUID
 
 from contracts import formation
 from contracts.formation import Deal, Formed, Sources
+from contracts.resale import Source
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
@@ -37,12 +39,17 @@ class Records:
     formed: list[Formed] = field(default_factory=list)
 
 
-async def read_sources(uow: UnitOfWork, kernel: Kernel, matches: Sequence[Match]) -> Sources | None:
-    """What the agreements of ``matches`` are made from; None without any."""
+async def read_sources(
+    uow: UnitOfWork, kernel: Kernel, matches: Sequence[Match], sold: Mapping[UUID, Source]
+) -> Sources | None:
+    """What the agreements of ``matches`` are made from; None without any.
+
+    ``sold``: the grants that their units come from, for those that sell bought units on.
+    """
     if not matches:
         return None
-    one_each = {match.terms.plan.id: match for match in matches}.values()
-    deals = [_deal(match, uow.now) for match in one_each]
+    one_each = {(match.terms.plan.id, match.sell.order.grant_id): match for match in matches}
+    deals = [_deal(match, uow.now, sold) for match in one_each.values()]
     return await formation.read_sources(uow, kernel.settings, deals)
 
 
@@ -51,6 +58,7 @@ async def prepare(
     touched: Collection[Touched],
     matches: Sequence[Match],
     sources: Sources | None,
+    sold: Mapping[UUID, Source],
     *,
     now: datetime,
 ) -> Records:
@@ -73,7 +81,7 @@ async def prepare(
             portion = matches[start : start + _PORTION]
             records.trades.extend(_trade(match, now) for match in portion)
             records.observations.extend(_observation(match, now) for match in portion)
-            deals = [_deal(match, now) for match in portion]
+            deals = [_deal(match, now, sold) for match in portion]
             records.formed.extend(formation.draw_up(kernel, deals, sources))
             await asyncio.sleep(0)
     return records
@@ -157,6 +165,7 @@ def _row(touched: Touched, now: datetime) -> sql.OrderRow:
         closed_seq=change.closed_seq,
         min_lots=body.min_lots,
         self_trade_mode=body.self_trade_prevention,
+        grant_id=order.grant_id,
     )
 
 
@@ -211,13 +220,16 @@ def _trade(match: Match, now: datetime) -> sql.TradeRow:
     )
 
 
-def _deal(match: Match, now: datetime) -> Deal:
+def _deal(match: Match, now: datetime, sold: Mapping[UUID, Source]) -> Deal:
+    grant_id = match.sell.order.grant_id
+    source = None if grant_id is None else sold[grant_id]
+    version_id = match.terms.listing.version_id if source is None else source.terms.version_id
     return Deal(
         agreement_id=match.agreement_id,
         trade_id=match.trade_id,
         plan=match.terms.plan,
         listing=match.terms.listing,
-        version_id=match.terms.listing.version_id,
+        version_id=version_id,
         buyer_id=match.buy.order.party_id,
         seller_id=match.sell.order.party_id,
         lots=match.lots,
@@ -226,6 +238,7 @@ def _deal(match: Match, now: datetime) -> Deal:
         traded_at=now,
         buy_order_id=match.buy.order.id,
         sell_order_id=match.sell.order.id,
+        source=source,
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from market.kernel.ids import AgreementId, ListingId, OrderId, PartyId, PlanId, TradeId
+from market.kernel.ids import AgreementId, GrantId, ListingId, OrderId, PartyId, PlanId, TradeId
 from market.kernel.money import MAX_MINOR, AmountMinor
 from market.kernel.schemas import Moment, Schema
 from market.matching.models import (
@@ -45,7 +45,8 @@ class OrderRequest(Schema):
     A limit order states ``price_minor``; a market order states ``protection_price_minor``, the
     worst price it accepts, and never rests. ``lots: null`` is a posted price without an end, for
     the owner of the listing only. ``gtd`` needs ``expires_at``; ``auction`` trades in a call
-    auction only. Unless ``min_lots`` can trade at once, the order is cancelled.
+    auction only. Unless ``min_lots`` can trade at once, the order is cancelled. ``grant_id`` sells
+    unused units of an own grant on.
     """
 
     model_config = ConfigDict(
@@ -76,6 +77,14 @@ class OrderRequest(Schema):
     self_trade_prevention: SelfTradeMode = SelfTradeMode.CANCEL_NEWEST
     expires_at: Moment | None = None
     client_order_id: ClientOrderId | None = None
+    grant_id: GrantId | None = Field(
+        default=None, description="Sell bought units on, where the agreement's policy allows it."
+    )
+
+    @property
+    def rests(self) -> bool:
+        """Whether what does not trade at once stays in the book."""
+        return self.effective_tif not in (TimeInForceName.IOC, TimeInForceName.FOK)
 
     @property
     def limit_minor(self) -> int:
@@ -95,6 +104,8 @@ class OrderRequest(Schema):
     def _consistent(self) -> Self:
         self._check_price()
         tif = self.effective_tif
+        if self.grant_id is not None and (self.side is OrderSide.BUY or self.lots is None):
+            raise ValueError("grant_id is for sell orders with a number of lots")
         if self.lots is None:
             if self.side is not OrderSide.SELL or self.type is not OrderType.LIMIT:
                 raise ValueError("lots may be null for limit sell orders only")
@@ -198,6 +209,7 @@ class OrderView(Schema):
     min_lots: int | None
     self_trade_prevention: SelfTradeMode
     amendments: int
+    grant_id: GrantId | None
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime

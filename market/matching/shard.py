@@ -58,6 +58,8 @@ class LiveOrder:
     post_only: bool = False
     prevent_by: SelfTrade = SelfTrade.CANCEL_NEWEST
     auction_only: bool = False
+    # The grant whose units a resale order offers.
+    grant_id: UUID | None = None
 
     @property
     def left(self) -> int:
@@ -292,6 +294,7 @@ class Shard:
             post_only,
             self_trade_mode,
             auction_only,
+            grant_id,
         ) in rows:
             if instrument is None or instrument.plan_id != plan_id:
                 instrument = self._instruments.get(plan_id)
@@ -316,6 +319,7 @@ class Shard:
                 post_only,
                 MODES[self_trade_mode] if self_trade_mode else _NEWEST,
                 auction_only,
+                grant_id,
             )
             left = UNLIMITED if lots is None else lots - filled
             owner, party = self.owner(order.group), self.party(party_id)

@@ -44,7 +44,7 @@ WHERE shard = $1 AND holder = $2 AND term = $3
 _OPEN_COLUMNS = """
     seq, id, plan_id, party_id, conflict_group, side, price_minor, lots, filled_lots,
     NULLIF(filled_amount_minor, 0), hold_id, expires_at, rank, post_only,
-    NULLIF(self_trade_mode, 'cancel_newest'), time_in_force = 'auction'
+    NULLIF(self_trade_mode, 'cancel_newest'), time_in_force = 'auction', grant_id
 """
 _OPEN = f"""
 SELECT {_OPEN_COLUMNS} FROM matching."order"
@@ -82,7 +82,7 @@ JOIN matching."order" o USING (party_id, client_order_id)
 _READ_ORDERS = """
 SELECT id, plan_id, listing_id, party_id, side, type, time_in_force, post_only, price_minor,
        currency, lots, filled_lots, filled_amount_minor, status, reason, client_order_id,
-       min_lots, self_trade_mode, amendments, expires_at, created_at, updated_at
+       min_lots, self_trade_mode, amendments, grant_id, expires_at, created_at, updated_at
 FROM matching."order" WHERE id = ANY($1::uuid[])
 """
 # LATERAL on each order's own index: a posted price may have millions of trades.
@@ -146,6 +146,7 @@ class OrderRow(NamedTuple):
     closed_seq: int | None
     min_lots: int | None
     self_trade_mode: str
+    grant_id: UUID | None
 
 
 class OrderChange(NamedTuple):
@@ -196,7 +197,7 @@ _ORDERS = BulkTable(
     "matching.order",
     OrderRow._fields,
     "uuid bigint uuid uuid uuid text text text boolean bigint text bigint bigint numeric text "
-    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint bigint text",
+    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint bigint text uuid",
 )
 _TRADES = BulkTable(
     "matching.trade",

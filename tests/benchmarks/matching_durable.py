@@ -186,6 +186,7 @@ async def fill(owner_url: str, market: Market) -> None:
             closed_seq=None,
             min_lots=None,
             self_trade_mode=SelfTradeMode.CANCEL_NEWEST,
+            grant_id=None,
         )
         rows.append(row)
     await connection.copy_records_to_table(

@@ -78,6 +78,7 @@ _RULES = {
     "rules_version_outdated": "the rules in force",
     "product_invalid": "what the draft says already",
     "reason_missing": "who asks: an operator states one",
+    "resale_plan_mismatch": "what the grant was bought under",
     "right_missing": "see core_data_refused",
     "same_party": "two fields must differ",
     "schedule_out_of_range": "the time",

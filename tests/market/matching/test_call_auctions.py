@@ -308,6 +308,8 @@ async def test_an_auction_is_scheduled_and_called_off(
     ):
         refused = await post(client, operator, path, **times(opens, closes))
         assert (refused.status_code, refused.json()["code"]) == (422, "call_times_invalid")
+    last = {"opens_at": "9999-12-31T23:59:58Z", "closes_at": "9999-12-31T23:59:59Z"}
+    assert (await post(client, operator, path, **last)).json()["param"] == "opens_at"
     assert await footprint(kernel) == before
     call = await done(client, operator, path, **times(SPAN, 2 * SPAN))
     assert (call["status"], call["reopening"]) == ("scheduled", False)
