@@ -24,7 +24,12 @@ from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
-from market.matching import control_endpoints, endpoints as matching_endpoints
+from market.matching import (
+    batch_endpoints,
+    call_endpoints,
+    control_endpoints,
+    endpoints as matching_endpoints,
+)
 from market.matching.engine import MatchingEngine
 from market.matching.relay import Relay
 from market.operations import events, health, sandbox
@@ -57,8 +62,10 @@ ROUTERS = (
     listing_endpoints.router,
     pricing_endpoints.router,
     pricing_billing_endpoints.router,
+    batch_endpoints.router,
     matching_endpoints.router,
     control_endpoints.router,
+    call_endpoints.router,
     demand_endpoints.router,
     auction_endpoints.router,
     contract_endpoints.router,

@@ -240,10 +240,9 @@ class Book:
         """
         order = self._orders.pop(ref, None)
         if order is None:
-            rank = self._ranks.pop(ref, None)
-            if rank is None:
+            if ref not in self._ranks:
                 return 0
-            order = self._orders.pop(-rank)
+            order = self._orders.pop(-self._ranks.pop(ref))
         self._dead = dead = self._dead + 1
         if dead > _SWEEP_MIN and dead > len(self._orders):
             self._bids.sweep()

@@ -21,7 +21,7 @@ from tests.market.matching.factories import scalar
 from tests.market.parties.factories import Member
 
 LATER = frozenset({502, 503, 504})
-ATTEMPTS_MAX = 400
+ATTEMPTS_MAX = 1_200
 PAUSE_S = 0.1
 # A writer that is silent in mid-transaction keeps the others out for 30 s; here for 3.
 IMPATIENT = (
@@ -129,7 +129,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "MARKET_DATABASE_URL": settings.database_url,
         "MARKET_OWNER_DATABASE_URL": settings.owner_database_url,
         "MARKET_REDIS_URL": settings.redis_url,
-        "MARKET_ENGINE_LEASE_TTL_S": "2",
+        "MARKET_ENGINE_LEASE_TTL_S": "4",
         "MARKET_DATABASE_POOL_SIZE": "6",
         "MARKET_SIGNING_KEY_DIR": str(settings.home / "keys"),
     }

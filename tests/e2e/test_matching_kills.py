@@ -1,8 +1,9 @@
 """kill -9 of PostgreSQL, of the application, of both, while clients place, amend and cancel.
 
 Acknowledged means present exactly once, in that state or a later one; books rebuild to their
-checksums; holds and open buy orders are the same set; what a client could not know is answered
-truthfully by its key. ``make kill-matching`` runs 30 rounds.
+checksums, from the open orders and from the journal; holds and open buy orders are the same set;
+what a client could not know is answered truthfully by its key. ``make kill-matching`` runs 30
+rounds.
 """
 
 import asyncio
@@ -156,8 +157,9 @@ def test_kills_lose_and_double_no_order(scene: Scene, capsys: pytest.CaptureFixt
     totals = scene.audit(finished=True)
     _ask_again(scene, chance)
     assert scene.audit(finished=True) == totals
-    done = scene.market.command("ledger", "verify")
-    assert done.returncode == 0, done.stdout + done.stderr
+    for proof in (("ledger", "verify"), ("matching", "replay", "--verify-all")):
+        done = scene.market.command(*proof)
+        assert done.returncode == 0, done.stdout + done.stderr
     _tell(capsys, f"kills: { ({'seed': SEED, **kills, **totals}) }")
 
 
