@@ -54,6 +54,10 @@ soak: $(DEVELOPMENT) ## Test the ledger against its shadow with random seeds (SO
 kill-ledger: $(DEVELOPMENT) ## kill -9 PostgreSQL and the application while money moves (KILL_ROUNDS=30)
 	@MARKET_KILL_ROUNDS=$(or $(KILL_ROUNDS),30) $(BIN)/python -m pytest -q tests/e2e/test_ledger_kills.py $(ARGS)
 
+.PHONY: chaos-meter
+chaos-meter: $(DEVELOPMENT) ## kill -9 application, Valkey and PostgreSQL under 16 readers (KILLS=30 of each)
+	@MARKET_METER_KILLS=$(or $(KILLS),30) $(BIN)/python -m pytest -q tests/e2e/test_meter_kills.py $(ARGS)
+
 .PHONY: kill-matching
 kill-matching: $(DEVELOPMENT) ## kill -9 PostgreSQL and the application while orders trade (KILL_ROUNDS=30)
 	@MARKET_MATCHING_KILL_ROUNDS=$(or $(KILL_ROUNDS),30) $(BIN)/python -m pytest -q tests/e2e/test_matching_kills.py $(ARGS)

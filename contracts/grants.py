@@ -196,5 +196,6 @@ def _usage(row: Delivery) -> UsageView:
         bytes=row.byte_count,
         body_sha256=row.body_sha256,
         complete=row.complete,
+        assumed=row.assumed,
         delivered_at=row.delivered_at,
     )

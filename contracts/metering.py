@@ -2,13 +2,8 @@
 
 A delivery is admitted, reserved, sent, settled, recorded. Reservations live in Valkey against a
 lease that Postgres lent; a settled fact is kept in Valkey and in this process until it is durable
-("hold until durable"), so that losing either loses nothing:
-
-    crash                billed, not delivered     delivered, not billed
-    process killed       0                         at most the pages being sent
-    Valkey emptied       0                         0 (units of its leases return after a drain)
-    Postgres stopped     0                         0 (serves on leases, then 503)
-    process and Valkey   0                         pages being sent or not yet flushed (50 ms)
+("hold until durable"), so that losing either loses nothing. docs/metering.md states the bound of
+each crash, for both sides of an agreement's ``meter_side``; ``make chaos-meter`` proves it.
 
 "Delivered" means that this server's transport accepted the bytes.
 """
@@ -19,7 +14,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -111,9 +106,12 @@ class Meter:
         raise MeterUnavailable("The grant is changing too often.")
 
     async def reserve(
-        self, grant_id: UUID, token_id: UUID, *, key: str, units: int
+        self, grant_id: UUID, token_id: UUID, *, key: str, units: int, planned: Fact | None = None
     ) -> Hold | Delivered:
         """Set ``units`` aside for the delivery ``key``.
+
+        With ``planned`` (seller-safe) that is billed should nobody settle or release the hold;
+        without it (buyer-safe) the units then return. Its ``lease_id`` does not matter.
 
         Raises as :meth:`admit`, MeterRecovering (503), and DeliveryInProgress (409) while the
         same key is being delivered.
@@ -127,6 +125,7 @@ class Meter:
                 scripts.RESERVE,
                 grant_id,
                 *(key, units, owner, token_id.hex, self.hold_s * 1_000, nonce),
+                "" if planned is None else planned.pack(),
             )
             if word == "OK":
                 left = _remaining(int(rest[1]), int(rest[2]))
@@ -180,12 +179,15 @@ class Meter:
         return written
 
     async def recover(self, grant_id: UUID, *, age_ms: int) -> int:
-        """Sweep one grant: free overdue reservations, record facts older than ``age_ms``.
+        """Sweep one grant: end overdue reservations, record facts older than ``age_ms``.
 
         Facts of a live process may be found too; recording twice is harmless.
         """
         found = await self.cache.call(scripts.SWEEP, grant_id, age_ms)
-        facts = [unpack(text) for text in found]
+        facts = [
+            replace(unpack(text), lease_id=UUID(lease))
+            for lease, text in zip(found[::2], found[1::2], strict=True)
+        ]
         return await self._write(facts) if facts else 0
 
     async def forget(self, grant_id: UUID, lease_id: UUID) -> bool:

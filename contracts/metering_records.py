@@ -23,7 +23,10 @@ from market.kernel.security import Keyring
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One delivery as it happened. ``units`` is what it costs, before any cap."""
+    """One delivery as it happened. ``units`` is what it costs, before any cap.
+
+    ``assumed``: nobody could tell whether it was delivered; the agreement is seller-safe.
+    """
 
     usage_id: UUID
     receipt_id: UUID
@@ -41,6 +44,7 @@ class Fact:
     body_sha256: str
     complete: bool
     delivered_at: datetime
+    assumed: bool = False
 
     def pack(self) -> str:
         """Text for the cache; :func:`unpack` is its inverse."""
@@ -186,6 +190,7 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
             bytes=fact.bytes,
             body_sha256=fact.body_sha256,
             complete=fact.complete,
+            assumed=fact.assumed,
             delivered_at=fact.delivered_at.isoformat(),
             seq=tally.seq,
             prev=tally.head,
@@ -210,6 +215,7 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
             fact.body_sha256,
             fact.complete,
             fact.delivered_at,
+            fact.assumed,
         )
     )
     batch.receipts.append(

@@ -2,11 +2,15 @@
 
 Keys of one grant (one hash tag, so that they share a cluster slot):
 
-    q  hash  avail, lease, units, st (active|check), b (block counter), fresh, rest, gen
-    h  hash  Delivery-Id → ``r|units|lease|deadline_ms|owner`` while running,
+    q  hash  avail, lease, units, st (active|check), b (block counter), fresh, rest, gen,
+             rv (how many ids x has: a cache that evicts may lose x alone)
+    h  hash  Delivery-Id → ``r|units|lease|deadline_ms|owner|facts`` while running,
                            ``d|units|lease|settled_ms|facts`` from settling until durable
     p  text  nonce of the present emptiness; a lease can only be activated into it
     x  set   ids of revoked tokens
+
+The facts of a running delivery are those to bill should nobody settle it: empty on the buyer-safe
+side, where its units then return.
 
 Nothing here is the truth: every key may vanish at any moment. A missing ``q`` means "ask
 Postgres"; ``fresh`` bounds how long a cut-off cache can go on without asking.
@@ -48,6 +52,17 @@ local function held(text)
   local s, n, lease, at, rest = string.match(text, '^(%a)|(%d+)|([^|]*)|(%d+)|(.*)$')
   return s, tonumber(n), lease, tonumber(at), rest
 end
+local function torn(rv) return rv ~= '0' and redis.call('SCARD', KEYS[4]) ~= tonumber(rv) end
+local function owned(rest) return string.match(rest, '^([^|]*)|?(.*)$') end
+local function overdue(id, n, lease, rest)
+  local owner, facts = owned(rest)
+  if facts == '' then
+    redis.call('HDEL', KEYS[2], id)
+    return n, nil
+  end
+  redis.call('HSET', KEYS[2], id, 'd|' .. num(n) .. '|' .. lease .. '|' .. num(now) .. '|' .. facts)
+  return 0, facts
+end
 """
 
 # ARGV: token id. Answers PASS avail rest | EMPTY | CHECK b lease | TOKEN
@@ -55,45 +70,47 @@ ADMIT = Script(
     "admit",
     _NOW
     + """
-local q = redis.call('HMGET', KEYS[1], 'avail', 'lease', 'st', 'b', 'fresh', 'rest')
+local q = redis.call('HMGET', KEYS[1], 'avail', 'lease', 'st', 'b', 'fresh', 'rest', 'rv')
 if not q[1] then return {'EMPTY'} end
-if q[3] ~= 'active' or now > tonumber(q[5]) then return {'CHECK', q[4], q[2]} end
+if q[3] ~= 'active' or now > tonumber(q[5]) or torn(q[7]) then return {'CHECK', q[4], q[2]} end
 if redis.call('SISMEMBER', KEYS[4], ARGV[1]) == 1 then return {'TOKEN'} end
 return {'PASS', q[1], q[6]}
 """,
 )
 
-# ARGV: delivery id, units, owner, token id, hold ms, fresh nonce.
+# ARGV: delivery id, units, owner, token id, hold ms, fresh nonce, facts to bill if never settled.
 # Answers OK lease avail rest | LEASE lease units avail nonce | CHECK b lease | TOKEN | BUSY
 #         | DONE facts
 RESERVE = Script(
     "reserve",
     _NOW
     + f"""
-local q = redis.call('HMGET', KEYS[1], 'avail', 'lease', 'units', 'st', 'b', 'fresh', 'rest')
+local q = redis.call('HMGET', KEYS[1], 'avail', 'lease', 'units', 'st', 'b', 'fresh', 'rest',
+  'rv')
 local before = redis.call('HGET', KEYS[2], ARGV[1])
 if before then
   local s, n, lease, at, rest = held(before)
   if s == 'd' then return {{'DONE', rest}} end
-  if rest == ARGV[3] then return {{'OK', lease, q[1] or '0', q[7] or '0'}} end
+  if owned(rest) == ARGV[3] then return {{'OK', lease, q[1] or '0', q[7] or '0'}} end
   if now <= at then return {{'BUSY'}} end
-  redis.call('HDEL', KEYS[2], ARGV[1])
-  if q[1] and q[2] == lease then q[1] = num(redis.call('HINCRBY', KEYS[1], 'avail', num(n))) end
+  local freed, facts = overdue(ARGV[1], n, lease, rest)
+  if facts then return {{'DONE', facts}} end
+  if q[1] and q[2] == lease then q[1] = num(redis.call('HINCRBY', KEYS[1], 'avail', num(freed))) end
 end
 if not q[1] then
   redis.call('SET', KEYS[3], ARGV[6], 'NX', 'PX', {PENDING_TTL_MS})
   return {{'LEASE', '', '0', '0', redis.call('GET', KEYS[3])}}
 end
-if q[4] ~= 'active' or now > tonumber(q[6]) then return {{'CHECK', q[5], q[2]}} end
+if q[4] ~= 'active' or now > tonumber(q[6]) or torn(q[8]) then return {{'CHECK', q[5], q[2]}} end
 if redis.call('SISMEMBER', KEYS[4], ARGV[4]) == 1 then return {{'TOKEN'}} end
 local n, avail = tonumber(ARGV[2]), tonumber(q[1])
 if avail < n and redis.call('HLEN', KEYS[2]) <= {HELD_MAX} then
   local all = redis.call('HGETALL', KEYS[2])
   for i = 1, #all, 2 do
-    local s, units, lease, at = held(all[i + 1])
+    local s, units, lease, at, rest = held(all[i + 1])
     if s == 'r' and now > at then
-      redis.call('HDEL', KEYS[2], all[i])
-      if lease == q[2] then avail = avail + units end
+      local freed = overdue(all[i], units, lease, rest)
+      if lease == q[2] then avail = avail + freed end
     end
   end
   redis.call('HSET', KEYS[1], 'avail', num(avail))
@@ -101,7 +118,8 @@ end
 if avail < n then return {{'LEASE', q[2], q[3], num(avail), ''}} end
 redis.call('HSET', KEYS[1], 'avail', num(avail - n))
 redis.call('HSET', KEYS[2], ARGV[1],
-  'r|' .. ARGV[2] .. '|' .. q[2] .. '|' .. num(now + tonumber(ARGV[5])) .. '|' .. ARGV[3])
+  'r|' .. ARGV[2] .. '|' .. q[2] .. '|' .. num(now + tonumber(ARGV[5])) .. '|' .. ARGV[3]
+  .. '|' .. ARGV[7])
 return {{'OK', q[2], num(avail - n), q[7]}}
 """,
 )
@@ -113,9 +131,9 @@ SETTLE = Script(
     + """
 local before = redis.call('HGET', KEYS[2], ARGV[1])
 if not before then return {'LATE'} end
-local s, n, lease, at, owner = held(before)
+local s, n, lease, at, rest = held(before)
 if s == 'd' then return {'DONE'} end
-if owner ~= ARGV[3] then return {'LATE'} end
+if owned(rest) ~= ARGV[3] then return {'LATE'} end
 local m = tonumber(ARGV[2])
 if m > n then return redis.error_reply('settled more than reserved') end
 if ARGV[4] == '' then
@@ -148,7 +166,8 @@ end
 if q[1] or redis.call('GET', KEYS[3]) ~= ARGV[3] then return {'STALE'} end
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('HSET', KEYS[1], 'avail', ARGV[2], 'lease', ARGV[1], 'units', ARGV[2], 'st', 'active',
-  'b', '0', 'fresh', num(now + tonumber(ARGV[5])), 'rest', ARGV[6], 'gen', ARGV[4])
+  'b', '0', 'fresh', num(now + tonumber(ARGV[5])), 'rest', ARGV[6], 'gen', ARGV[4],
+  'rv', num(#ARGV - 6))
 for i = 7, #ARGV do redis.call('SADD', KEYS[4], ARGV[i]) end
 return {'OK'}
 """,
@@ -164,7 +183,7 @@ if q[1] ~= ARGV[1] or q[2] ~= ARGV[2] or tonumber(q[3]) > tonumber(ARGV[3]) then
   return {'STALE'}
 end
 redis.call('HSET', KEYS[1], 'st', 'active', 'gen', ARGV[3],
-  'fresh', num(now + tonumber(ARGV[4])), 'rest', ARGV[5])
+  'fresh', num(now + tonumber(ARGV[4])), 'rest', ARGV[5], 'rv', num(#ARGV - 5))
 redis.call('DEL', KEYS[4])
 for i = 6, #ARGV do redis.call('SADD', KEYS[4], ARGV[i]) end
 return {'OK'}
@@ -196,8 +215,8 @@ return {'IDLE'}
 """,
 )
 
-# ARGV: age ms. Drops overdue reservations, answers the facts that wait for Postgres since longer
-# than the age: their process may be gone.
+# ARGV: age ms. Ends overdue reservations, answers the facts that wait for Postgres since longer
+# than the age, for their process may be gone: lease, facts, lease, facts…
 SWEEP = Script(
     "sweep",
     _NOW
@@ -208,9 +227,12 @@ local all = redis.call('HGETALL', KEYS[2])
 for i = 1, #all, 2 do
   local s, n, of, at, rest = held(all[i + 1])
   if s == 'r' and now > at then
-    redis.call('HDEL', KEYS[2], all[i])
-    if of == lease then redis.call('HINCRBY', KEYS[1], 'avail', num(n)) end
-  elseif s == 'd' and now - at >= tonumber(ARGV[1]) and #found < {HELD_MAX} then
+    local freed, facts = overdue(all[i], n, of, rest)
+    if of == lease then redis.call('HINCRBY', KEYS[1], 'avail', num(freed)) end
+    if facts then s, at, rest = 'd', 0, facts end
+  end
+  if s == 'd' and now - at >= tonumber(ARGV[1]) and #found < 2 * {HELD_MAX} then
+    found[#found + 1] = of
     found[#found + 1] = rest
   end
 end

@@ -387,6 +387,10 @@ class Delivery(SQLModel, table=True):
     body_sha256: str = Field(sa_column=_text())
     complete: bool = Field(sa_column=Column(Boolean, nullable=False))
     delivered_at: datetime = Field(sa_column=_time())
+    assumed: bool = Field(
+        default=False,
+        sa_column=Column(Boolean, nullable=False, server_default=text("false")),
+    )
 
 
 class Receipt(SQLModel, table=True):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints
 
@@ -47,6 +47,10 @@ class Policy(Schema):
     derivative_use: bool = Field(default=False, description="May be worked into other products.")
     deletion_days: Annotated[int, Field(ge=0, le=36_500)] | None = Field(
         default=None, description="Copies are deleted within so many days after the term."
+    )
+    meter_side: Literal["buyer_safe", "seller_safe"] = Field(
+        default="buyer_safe",
+        description="Who bears a delivery of which a fault left no proof (docs/metering.md).",
     )
     resale: ResaleClause | None = Field(
         default=None, description="null: units stay with the buyer."

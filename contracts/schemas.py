@@ -223,6 +223,10 @@ class UsageView(Schema):
     bytes: Count
     body_sha256: str
     complete: bool
+    assumed: bool = Field(
+        description="Billed on a seller-safe agreement after a fault, when nobody could tell "
+        "whether it was delivered; free to fetch again under its delivery_id for 24 hours."
+    )
     delivered_at: datetime
 
 

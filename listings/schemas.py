@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -353,6 +353,11 @@ class Policy(Schema):
     )
     period_days: Annotated[int, Field(strict=True, ge=1, le=DAYS_MAX)] | None = Field(
         default=None, description="Days of permitted use from the agreement; null: the plan's term."
+    )
+    meter_side: Literal["buyer_safe", "seller_safe"] = Field(
+        default="buyer_safe",
+        description="A delivery of which a fault left no proof is unbilled (buyer_safe), or billed "
+        "and free to fetch again (seller_safe).",
     )
     resale: ResaleClause | None = Field(
         default=None, description="Resale of unused units; null: not allowed."

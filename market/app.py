@@ -25,6 +25,7 @@ from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
 from market.matching import (
+    batch_endpoints,
     call_endpoints,
     control_endpoints,
     endpoints as matching_endpoints,
@@ -64,6 +65,7 @@ ROUTERS = (
     pricing_billing_endpoints.router,
     # Before the orders, or "stream" would be an order.
     feed_endpoints.router,
+    batch_endpoints.router,
     matching_endpoints.router,
     control_endpoints.router,
     call_endpoints.router,

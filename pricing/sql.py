@@ -44,6 +44,15 @@ ORDER BY last_traded_at DESC, listing_id
 LIMIT $8
 """
 
+_OFF_THE_MARKET = """
+SELECT p.id, p.status <> 'active' AS retired
+FROM pricing.plan p
+JOIN listings.listing l ON l.id = p.listing_id
+JOIN parties.party s ON s.id = l.seller_id
+WHERE p.id = ANY($1::uuid[])
+  AND (p.status <> 'active' OR l.status <> 'listed' OR s.status <> 'verified')
+"""
+
 
 class ObservationRow(NamedTuple):
     """Columns of one observation, in the order of the insert."""
@@ -101,3 +110,11 @@ async def read_comparables(
         listings_max,
     )
     return [ComparableRow(*row) for row in rows]
+
+
+async def off_the_market(connection: Connection, plan_ids: Sequence[UUID]) -> dict[UUID, bool]:
+    """Those plans that take no orders: True when the plan is retired, False when its listing is
+    not live or its seller may not trade.
+    """
+    rows = await connection.fetch(_OFF_THE_MARKET, list(plan_ids))
+    return {row["id"]: row["retired"] for row in rows}

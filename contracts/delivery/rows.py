@@ -12,7 +12,7 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -63,6 +63,7 @@ CONTEXT_TTL_S = 2.0
 CONTEXTS_MAX = 10_000
 DELIVERY_ID_PATTERN = "^[A-Za-z0-9._:-]{8,64}$"
 _PLACE_MAX = 2**62
+_NO_LEASE = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +153,16 @@ class RowsService:
         if page.next_after is not None:
             headers["Next-After"] = page.next_after
         units = page.rows if context.unit is Unit.ROW else 1
-        outcome = earlier or await self._reserve(claims, request, key, units)
+        whole = self._fact(claims, context, page, key, units)
+        outcome = earlier or await self._reserve(claims, context, request, whole)
         if isinstance(outcome, _Earlier):
             return self._replay(outcome, page, headers)
-        receipt_id = new_id()
-        headers |= _meter_headers(units, outcome.remaining, receipt_id)
+        headers |= _meter_headers(units, outcome.remaining, whole.receipt_id)
         left_s = outcome.deadline - time.monotonic() - SEND_MARGIN_S
         if left_s <= 0:
             await self._meter.release(outcome)
             raise MeterUnavailable("The reservation ended before the page was ready.")
-        finish = self._finisher(outcome, claims, context, page, receipt_id)
+        finish = self._finisher(outcome, context, page, whole)
         return _respond(page, headers, deadline_s=left_s, finish=finish)
 
     async def count(self, request: RowsRequest) -> RowCount:
@@ -265,11 +266,16 @@ class RowsService:
         return await self._engine.in_thread(lambda: encode(shown, format_, marks))
 
     async def _reserve(
-        self, claims: Claims, request: RowsRequest, key: str, units: int
+        self, claims: Claims, context: _Context, request: RowsRequest, whole: Fact
     ) -> Hold | _Earlier:
+        seller_safe = context.policy.meter_side == "seller_safe"
         try:
             outcome = await self._meter.reserve(
-                claims.grant_id, claims.token_id, key=key, units=units
+                claims.grant_id,
+                claims.token_id,
+                key=whole.key,
+                units=whole.units,
+                planned=replace(whole, assumed=True) if seller_safe else None,
             )
         except (QuotaExhausted, MeterRecovering):
             earlier = await self._durable(claims.grant_id, request.delivery_id)
@@ -314,34 +320,40 @@ class RowsService:
         deadline_s = float(self._meter.hold_s)
         return _respond(page, headers, deadline_s=deadline_s, finish=nothing)
 
-    def _finisher(
-        self, hold: Hold, claims: Claims, context: _Context, page: _Page, receipt_id: UUID
-    ) -> Finish:
+    def _fact(self, claims: Claims, context: _Context, page: _Page, key: str, units: int) -> Fact:
+        """The delivery as it will have been if all of it arrives; its lease is not known yet."""
+        return Fact(
+            usage_id=new_id(),
+            receipt_id=new_id(),
+            grant_id=claims.grant_id,
+            agreement_id=context.agreement_id,
+            version_id=context.version_id,
+            lease_id=_NO_LEASE,
+            token_id=claims.token_id,
+            key=key,
+            query_sha256=page.query_sha256,
+            format=page.format.value,
+            units=units,
+            rows=page.rows,
+            bytes=len(page.body),
+            body_sha256=hashlib.sha256(page.body).hexdigest(),
+            complete=True,
+            delivered_at=self._kernel.clock.now(),
+        )
+
+    def _finisher(self, hold: Hold, context: _Context, page: _Page, whole: Fact) -> Finish:
         async def finish(sent: int) -> None:
-            complete = sent == len(page.body)
-            rows = page.rows if complete else page.rows * sent // len(page.body)
-            units = rows if context.unit is Unit.ROW else int(complete)
-            if not complete and units == 0:
-                await self._meter.release(hold)
-                return
-            fact = Fact(
-                usage_id=new_id(),
-                receipt_id=receipt_id,
-                grant_id=claims.grant_id,
-                agreement_id=context.agreement_id,
-                version_id=context.version_id,
-                lease_id=hold.lease_id,
-                token_id=claims.token_id,
-                key=hold.key,
-                query_sha256=page.query_sha256,
-                format=page.format.value,
-                units=units,
-                rows=rows,
-                bytes=sent,
-                body_sha256=hashlib.sha256(memoryview(page.body)[:sent]).hexdigest(),
-                complete=complete,
-                delivered_at=self._kernel.clock.now(),
-            )
+            fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
+            if sent < len(page.body):
+                rows = page.rows * sent // len(page.body)
+                units = rows if context.unit is Unit.ROW else 0
+                if units == 0:
+                    await self._meter.release(hold)
+                    return
+                digest = hashlib.sha256(memoryview(page.body)[:sent]).hexdigest()
+                fact = replace(
+                    fact, units=units, rows=rows, bytes=sent, body_sha256=digest, complete=False
+                )
             await self._meter.settle(hold, fact)
 
         return finish

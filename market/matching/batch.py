@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -23,6 +22,7 @@ from market.matching import (
     control_answers,
     control_desk,
     journal_sql,
+    mass_cancel,
     record,
     resales,
     sql,
@@ -31,7 +31,7 @@ from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.amendments import Amender
 from market.matching.call_auction import Clearing
 from market.matching.call_steps import DUE_MAX
-from market.matching.commands import Amend, Cancel, Command, Control, Place, Reply
+from market.matching.commands import Amend, Cancel, CancelAll, Command, Control, Place, Reply
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
 from market.matching.errors import (
@@ -47,7 +47,9 @@ from market.matching.matcher import Matcher
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
 from market.matching.shard import LiveOrder, Shard
+from market.matching.sweep import ORDERS_MAX, Sweep
 from market.matching.touched import Touched
+from market.matching.verdicts import Fence, Reconsider, StaleLease, Verdicts
 from market.matching.views import new_order_json, read_views
 from market.parties.directory import get_standings, related
 from market.parties.models import PartyStatus
@@ -69,32 +71,6 @@ FROZEN_CLOSING_S = 600
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """Proof of ownership, checked in every batch's transaction."""
-
-    holder: str
-    term: int
-    ttl_s: int
-
-
-@dataclass(slots=True)
-class Verdicts:
-    """What an earlier attempt of the same batch learned too late; the next one starts with it."""
-
-    refused: dict[UUID, MarketError] = field(default_factory=dict)
-    ended: dict[UUID, CloseReason] = field(default_factory=dict)
-    void_calls: dict[UUID, None] = field(default_factory=dict)
-
-
-class Reconsider(Exception):
-    """The attempt matched an order that must not trade; roll back and start over."""
-
-
-class StaleLease(Exception):
-    """Another writer took over the shard; nothing of this batch may be written."""
-
-
 class Batch:
     """Commands of one commit. Single use: ``run`` in a unit of work, ``apply`` after COMMIT."""
 
@@ -106,9 +82,11 @@ class Batch:
         commands: Sequence[Command],
         verdicts: Verdicts,
         good_until: Mapping[int, datetime] | None = None,
+        sweep: Sweep | None = None,
     ) -> None:
         self._kernel = kernel
         self._good_until = good_until
+        self._sweep = sweep
         self._shard = shard
         self._fence = fence
         self._commands = commands
@@ -153,7 +131,7 @@ class Batch:
         self._seq = last_seq - self._step_count
         self._first_seq = self._seq + 1
         self._carried_out = fresh
-        self._end(expired)
+        self._end(expired, await self._sweep.find(uow, self._shard) if self._sweep else {})
         self._decide(fresh)
         amender = Amender(self._matcher, gate, facts, now=uow.now)
         for index in fresh:
@@ -199,7 +177,7 @@ class Batch:
         """Input numbers to reserve: an upper bound, gaps do no harm."""
         # A decision takes at most two, and so does an auction.
         steps = 2 * (len(self._commands) + DUE_MAX)
-        return steps + EXPIRIES_MAX + len(self._verdicts.ended)
+        return steps + EXPIRIES_MAX + ORDERS_MAX + len(self._verdicts.ended)
 
     async def _fence_off(self, uow: UnitOfWork, connection: Connection) -> int:
         due = self._shard.controls.due(uow.now)
@@ -251,12 +229,12 @@ class Batch:
         self._seq += 1
         return self._seq
 
-    def _end(self, expired: Sequence[LiveOrder]) -> None:
+    def _end(self, expired: Sequence[LiveOrder], swept: Mapping[UUID, CloseReason]) -> None:
         """Close what must not trade any more, before any command of the batch."""
         for order in expired:
             self.plan_ids[order.plan_id] = None
             self._matcher.cancel(order, CloseReason.EXPIRED, seq=self._next_seq())
-        for order_id, reason in self._verdicts.ended.items():
+        for order_id, reason in (*swept.items(), *self._verdicts.ended.items()):
             ended = self._shard.order(order_id)
             if ended is not None:
                 self.plan_ids[ended.plan_id] = None
@@ -316,6 +294,10 @@ class Batch:
                 self._cancel(index, command)
             elif isinstance(command, Amend):
                 self._amend(index, command, amender)
+            elif isinstance(command, CancelAll):
+                self.replies[index] = mass_cancel.carry_out(
+                    command, uow, self._shard, self._matcher, self.plan_ids, seq=self._next_seq()
+                )
         except MarketError as refusal:
             self.replies[index] = Reply.refusal(refusal, command.request_id)
 

@@ -12,6 +12,7 @@ from market.kernel.errors import MarketError
 from market.kernel.http import PROBLEM_TYPE, problem_body
 from market.kernel.idempotency import Answer
 from market.kernel.ids import new_id
+from market.matching.models import OrderSide
 from market.matching.schemas import AmendRequest, OrderRequest
 
 # Refusals that are part of the business answer; 5xx are about the moment and never remembered.
@@ -52,6 +53,24 @@ class Amend:
     body: AmendRequest
     request_id: str
     command_id: UUID = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAll:
+    """Cancel the open orders of ``owner_id``, those of an instrument or a side of it if stated.
+
+    With a ``reason`` an operator (``party_id``, by ``credential_id``) does it to somebody else.
+    """
+
+    party_id: UUID
+    key: str
+    request_hash: bytes
+    owner_id: UUID
+    request_id: str
+    plan_id: UUID | None = None
+    side: OrderSide | None = None
+    reason: str | None = None
+    credential_id: UUID | None = None
 
 
 class ControlAction(StrEnum):
@@ -98,7 +117,7 @@ class Control:
     control_id: UUID = field(default_factory=new_id)
 
 
-Command = Place | Cancel | Amend | Control
+Command = Place | Cancel | Amend | CancelAll | Control
 
 
 @dataclass(frozen=True, slots=True)

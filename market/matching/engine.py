@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -31,13 +31,15 @@ from market.kernel.errors import MarketError, Unavailable
 from market.kernel.ids import new_id
 from market.kernel.logging import get_logger
 from market.matching import sql
-from market.matching.batch import FROZEN_WRITER_S, Batch, Fence, Reconsider, StaleLease, Verdicts
+from market.matching.batch import FROZEN_WRITER_S, Batch
 from market.matching.commands import Command, Control, Reply
 from market.matching.deadlines import Deadlines
 from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
 from market.matching.messages import MessageMeter
 from market.matching.models import SHARD
 from market.matching.shard import Shard
+from market.matching.sweep import Sweep
+from market.matching.verdicts import Fence, Reconsider, StaleLease, Verdicts
 
 # A batch that keeps meeting locks, deadlocks or a lost connection is given up after these.
 ATTEMPTS_MAX = 4
@@ -93,7 +95,8 @@ class MatchingEngine:
         self._messages = MessageMeter(time.monotonic)
         self._messages_per_s = kernel.settings.order_messages_per_s
         # Carries commands to the owner while that is another process (market.matching.relay).
-        self.relay: Callable[[Command], Awaitable[Reply]] | None = None
+        self.relay: Callable[[Command], Coroutine[None, None, Reply]] | None = None
+        self._sweep = Sweep()
         self._deadlines = Deadlines(ANSWER_TIMEOUT_S, lambda: EngineStalled(retry_after_s=2))
 
     @property
@@ -148,6 +151,26 @@ class MatchingEngine:
             if self.relay is None:
                 raise
         return await self.relay(command)
+
+    async def submit_all(self, commands: Sequence[Command]) -> list[Reply | MarketError]:
+        """Queue all at once and in order; what each came to, or what :meth:`submit` would raise."""
+        assert_no_unit_of_work()
+        waiting = [self._begin(command) for command in commands]
+        results: list[Reply | MarketError] = []
+        for item in waiting:
+            try:
+                results.append(item if isinstance(item, MarketError) else await item)
+            except MarketError as error:
+                results.append(error)
+        return results
+
+    def _begin(self, command: Command) -> asyncio.Future[Reply] | MarketError:
+        try:
+            return self.accept(command)
+        except EngineStandby as error:
+            return error if self.relay is None else asyncio.ensure_future(self.relay(command))
+        except MarketError as error:
+            return error
 
     def accept(
         self, command: Command, *, good_until: datetime | None = None
@@ -257,7 +280,9 @@ class MatchingEngine:
         verdicts = Verdicts(void_calls=dict.fromkeys(hopeless))
         failures = reconsiderations = 0
         while True:
-            batch = Batch(self._kernel, self._shard, fence, commands, verdicts, good_until)
+            batch = Batch(
+                self._kernel, self._shard, fence, commands, verdicts, good_until, self._sweep
+            )
             try:
                 with collection_paused():
                     async with self._kernel.unit_of_work() as uow:

@@ -1,7 +1,7 @@
 """Refusals of market.matching. The tree:
 
 MarketError
-├── Invalid 422: OrderTooLarge, ExpiryOutOfRange
+├── Invalid 422: OrderTooLarge, ExpiryOutOfRange, ReasonMissing
 ├── PaymentRequired 402: OrderUnfunded
 ├── NotFound 404: OrderNotFound
 ├── Forbidden 403: NotTheSeller, SelfTrade
@@ -29,6 +29,11 @@ class OrderTooLarge(Invalid):
 class ExpiryOutOfRange(Invalid):
     code = "expiry_out_of_range"
     title = "expires_at must lie in the future, at most a year ahead"
+
+
+class ReasonMissing(Invalid):
+    code = "reason_missing"
+    title = "An operator states why orders of somebody else are cancelled"
 
 
 class OrderUnfunded(PaymentRequired):

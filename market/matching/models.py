@@ -96,6 +96,9 @@ class CloseReason(StrEnum):
     PARTY_NOT_VERIFIED = "party_not_verified"
     HOLD_LOST = "hold_lost"
     TRADING_BLOCKED = "trading_blocked"
+    OPERATOR = "operator"
+    PLAN_RETIRED = "plan_retired"
+    LISTING_NOT_LIVE = "listing_not_live"
     AUCTION_ENDED = "auction_ended"
     GRANT_ENDED = "grant_ended"
 

@@ -13,9 +13,10 @@ from market.kernel.idempotency import Answer, Claim, Replay
 from market.kernel.ids import new_id
 from market.kernel.schemas import Page, PageQuery
 from market.kernel.security import Actor, Role
-from market.matching.commands import Amend, Cancel, Place, Reply
+from market.matching.batch_schemas import CancelAllInput
+from market.matching.commands import Amend, Cancel, CancelAll, Place, Reply
 from market.matching.engine import MatchingEngine
-from market.matching.errors import OrderNotFound
+from market.matching.errors import OrderNotFound, ReasonMissing
 from market.matching.models import Order, OrderSide, OrderStatus
 from market.matching.schemas import AmendRequest, OrderRequest, OrderView
 from market.matching.views import read_views
@@ -102,6 +103,36 @@ async def cancel_order(
     actor.require(Role.BUYER, Role.SELLER)
     command = Cancel(party_id=actor.party_id, order_id=order_id, request_id=request_id)
     return (await engine.submit(command)).answer
+
+
+async def cancel_all(
+    engine: MatchingEngine, actor: Actor, body: CancelAllInput, *, request_id: str = _NO_REQUEST
+) -> Reply:
+    """Cancel own open orders, or those of a party as an operator; answers a MassCancelView.
+
+    Effects: their holds are free, event ``order.cancelled`` each; an operator's reason goes to the
+    audit log. The key as in :func:`place_order`. Raises RoleRequired (403), ReasonMissing (422)
+    and the engine's 503s.
+    """
+    other = body.party_id is not None and body.party_id != actor.party_id
+    actor.require(*((Role.OPERATOR,) if other else (Role.BUYER, Role.SELLER)))
+    if other and body.reason is None:
+        raise ReasonMissing(param="reason")
+    claim = idempotency.take()
+    reply = await engine.submit(
+        CancelAll(
+            party_id=actor.party_id,
+            key=claim.key if claim else f"engine-cancel-all:{new_id().hex}",
+            request_hash=claim.request_hash if claim else bytes(32),
+            owner_id=body.party_id or actor.party_id,
+            request_id=request_id,
+            plan_id=body.plan_id,
+            side=body.side,
+            reason=body.reason if other else None,
+            credential_id=actor.credential_id if other else None,
+        )
+    )
+    return _remembered(claim, reply)
 
 
 async def show_order(kernel: Kernel, actor: Actor, order_id: UUID) -> OrderView:

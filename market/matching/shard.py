@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -122,6 +123,17 @@ class Shard:
         """The open orders of some parties: a scan, for the rare case of a lost verification."""
         wanted = frozenset(party_ids)
         return [order for order in self._by_id.values() if order.party_id in wanted]
+
+    def trading(self) -> list[UUID]:
+        """The instruments that have open orders."""
+        return [plan_id for plan_id, item in self._instruments.items() if item.orders]
+
+    def open_ids(self, plan_id: UUID, limit: int) -> list[UUID]:
+        """Open orders of an instrument, at most ``limit``; none while it is not loaded."""
+        instrument = self._instruments.get(plan_id)
+        if instrument is None:
+            return []
+        return [order.id for order in islice(instrument.orders.values(), limit)]
 
     def open_orders_of(self, party_id: UUID, plan_id: UUID) -> int:
         """How many open orders a party has on a loaded instrument."""

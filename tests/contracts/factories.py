@@ -18,7 +18,7 @@ from settlement import ledger
 from settlement.accounts import AccountRef
 from settlement.commands import Transfer
 from settlement.escrow import escrow_of
-from tests.listings.factories import make_listing
+from tests.listings.factories import listing_body, make_listing
 from tests.market.parties.factories import Member, make_party
 from tests.pricing.factories import make_plan
 from tests.settlement.factories import available, fund
@@ -101,11 +101,13 @@ async def make_trade(
     rows: int = 1_000,
     term_days: int = 365,
     acceptance_window_days: int = 7,
+    meter_side: str = "buyer_safe",
 ) -> Trade:
     """A fresh seller, listing, plan and buyer, and their agreement."""
     seller = await make_party(kernel, Role.SELLER)
     buyer = await make_party(kernel, Role.BUYER)
-    listing = await make_listing(kernel, seller, rows=rows)
+    policy = {**listing_body("")["policy"], "meter_side": meter_side}
+    listing = await make_listing(kernel, seller, rows=rows, policy=policy)
     plan = await make_plan(
         kernel,
         seller,

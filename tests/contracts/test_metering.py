@@ -6,7 +6,7 @@ A fresh ``Meter`` stands for another process; dropping one with its buffer stand
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import httpx
@@ -25,6 +25,7 @@ from contracts.errors import (
 from contracts.metering import Delivered, Hold, Meter, close_meter, meter_of
 from contracts.metering_records import Fact, unpack
 from contracts.metering_scripts import RESERVE, keys_of
+from contracts.models import DeliveryToken
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.redis import open_redis
@@ -185,6 +186,49 @@ async def test_a_process_killed_before_settling_bills_nothing(kernel: Kernel, tr
     assert (await reserve(live, trade, 100)).remaining == 0
 
 
+async def test_seller_safe_bills_what_a_killed_process_left(kernel: Kernel, trade: Trade) -> None:
+    killed = Meter(kernel, hold_s=1)
+    keys = [new_id().hex for _ in range(3)]
+    planned = []
+    for key in keys:
+        draft = Hold(trade.grant_id, key, 20, "", new_id(), None, 0.0)
+        planned.append(dataclasses.replace(fact_of(trade, draft, 20), assumed=True))
+        await killed.reserve(trade.grant_id, TOKEN, key=key, units=20, planned=planned[-1])
+    assert await meter_of(kernel).recover(trade.grant_id, age_ms=0) == 0
+    await asyncio.sleep(1.1)
+    again = await meter_of(kernel).reserve(trade.grant_id, TOKEN, key=keys[0], units=20)
+    assert again == Delivered(planned[0])
+    with pytest.raises(QuotaExhausted) as refused:
+        await reserve(Meter(kernel), trade, 41)
+    assert refused.value.extra == {"remaining": 40}
+    assert await meter_of(kernel).recover(trade.grant_id, age_ms=0) == 3
+    assert await units(kernel, trade) == (60, 0)
+    async with kernel.unit_of_work() as uow:
+        rows = await (await uow.raw()).fetch(
+            "SELECT d.assumed, d.lease_id, l.id FROM contracts.delivery d "
+            "JOIN contracts.lease l ON l.grant_id = d.grant_id WHERE d.grant_id = $1",
+            trade.grant_id,
+        )
+    assert len(rows) == 3
+    assert all(row["assumed"] and row["lease_id"] == row["id"] for row in rows)
+
+
+async def test_seller_safe_charges_only_what_was_settled(kernel: Kernel, trade: Trade) -> None:
+    meter, key = Meter(kernel, hold_s=1), new_id().hex
+    draft = Hold(trade.grant_id, key, 20, "", new_id(), None, 0.0)
+    plan = dataclasses.replace(fact_of(trade, draft, 20), assumed=True)
+    hold = await meter.reserve(trade.grant_id, TOKEN, key=key, units=20, planned=plan)
+    assert isinstance(hold, Hold)
+    await meter.settle(hold, fact_of(trade, hold, 3))
+    other = await meter.reserve(trade.grant_id, TOKEN, key=new_id().hex, units=9, planned=plan)
+    assert isinstance(other, Hold)
+    await meter.release(other)
+    await meter.flush()
+    await asyncio.sleep(1.1)
+    assert await meter_of(kernel).recover(trade.grant_id, age_ms=0) == 0
+    assert (await units(kernel, trade))[0] == 3
+
+
 async def test_a_fact_recorded_by_two_is_billed_once(kernel: Kernel, trade: Trade) -> None:
     first, second = Meter(kernel), Meter(kernel)
     hold = await reserve(first, trade, 10)
@@ -257,6 +301,35 @@ async def test_revoked_tokens_survive_the_loss_of_the_cache(
         await meter.reserve(trade.grant_id, type(TOKEN)(hex_id), key="k" * 8, units=1)
     with pytest.raises(TokenRevoked):
         await meter.admit(trade.grant_id, type(TOKEN)(hex_id))
+
+
+async def test_a_cache_that_evicts_revoked_tokens_asks_again(kernel: Kernel, trade: Trade) -> None:
+    meter = Meter(kernel)
+    await use(meter, trade, 1)
+    async with kernel.unit_of_work() as uow:
+        row = await grant_service.find(uow, trade.grant_id, trade.buyer.actor)
+        token = DeliveryToken(
+            id=new_id(),
+            grant_id=row.id,
+            party_id=row.buyer_id,
+            credential_id=trade.buyer.actor.credential_id,
+            label="revoked",
+            created_at=uow.now,
+            expires_at=uow.now + timedelta(hours=1),
+            revoked_at=uow.now,
+        )
+        uow.session.add(token)
+        await uow.session.flush()
+        await grant_service.block(kernel, trade.grant_id)
+        token_id = token.id
+    with pytest.raises(TokenRevoked):
+        await meter.admit(trade.grant_id, token_id)
+    assert await kernel.redis.delete(keys_of(trade.grant_id)[3]) == 1
+    with pytest.raises(TokenRevoked):
+        await meter.admit(trade.grant_id, token_id)
+    assert await kernel.redis.delete(keys_of(trade.grant_id)[3]) == 1
+    with pytest.raises(TokenRevoked):
+        await meter.reserve(trade.grant_id, token_id, key="k" * 8, units=1)
 
 
 async def test_revocation_works_without_the_cache(kernel: Kernel, trade: Trade) -> None:

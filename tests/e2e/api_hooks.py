@@ -77,6 +77,7 @@ _RULES = {
     "price_outside_band": "see price_off_tick",
     "rules_version_outdated": "the rules in force",
     "product_invalid": "what the draft says already",
+    "reason_missing": "who asks: an operator states one",
     "resale_plan_mismatch": "what the grant was bought under",
     "right_missing": "see core_data_refused",
     "same_party": "two fields must differ",
