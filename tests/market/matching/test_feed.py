@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from market.kernel.context import Kernel
 from market.matching import streams
-from tests.market.matching.factories import Scene, cancel, open_scene, placed
+from tests.market.matching.factories import Scene, cancel, placed
 from tests.settlement.factories import move_clock, now
 
 Known = dict[tuple[str, int], tuple[int, int, bool]]
@@ -44,11 +44,6 @@ async def address(app: FastAPI) -> AsyncIterator[str]:
 async def wire(address: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=address, timeout=30) as made:
         yield made
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 def known(book: dict[str, Any]) -> Known:
