@@ -29,7 +29,6 @@ from market.kernel import events, idempotency
 from market.kernel.clock import Clock
 from market.kernel.errors import MarketError, Unavailable
 
-POOL_TIMEOUT_S = 5
 CONNECT_TIMEOUT_S = 10
 # asyncpg gives up on a silent server after this; above statement_timeout, so that the server's
 # own, cleaner cancel comes first.
@@ -166,14 +165,21 @@ class Database:
 
     @classmethod
     def open(
-        cls, url: str, clock: Clock, *, pool_size: int, lock_ms: int, statement_ms: int
+        cls,
+        url: str,
+        clock: Clock,
+        *,
+        pool_size: int,
+        pool_timeout_s: int,
+        lock_ms: int,
+        statement_ms: int,
     ) -> Database:
         """Make the pool (connects lazily). ``url`` is a plain ``postgresql://`` address."""
         engine = create_async_engine(
             async_url(url),
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_S,
+            pool_timeout=pool_timeout_s,
             pool_pre_ping=False,
             pool_recycle=1800,
             json_serializer=lambda value: orjson.dumps(value).decode(),
