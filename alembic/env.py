@@ -28,6 +28,7 @@ MODELS = (
     "contracts.resale_models",
     "contracts.dispute_models",
     "market.matching.models",
+    "market.matching.bundle_models",
     "market.matching.control_models",
     "market.matching.call_models",
     "market.matching.inbox_models",

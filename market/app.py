@@ -26,6 +26,7 @@ from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
 from market.matching import (
     batch_endpoints,
+    bundle_endpoints,
     call_endpoints,
     control_endpoints,
     endpoints as matching_endpoints,
@@ -66,6 +67,7 @@ ROUTERS = (
     # Before the orders, or "stream" would be an order.
     feed_endpoints.router,
     batch_endpoints.router,
+    bundle_endpoints.router,
     matching_endpoints.router,
     control_endpoints.router,
     call_endpoints.router,
