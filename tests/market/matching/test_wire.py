@@ -38,7 +38,7 @@ def _request() -> OrderRequest:
 
 
 def _leg() -> dict[str, object]:
-    return {"plan_id": show("pln", uuid4()), "lots": 7, "price_minor": 10**14}
+    return {"plan_id": show("pln", uuid4()), "lots": 4, "price_minor": 10**14}
 
 
 def test_commands_arrive_as_they_were_sent() -> None:
