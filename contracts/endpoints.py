@@ -10,7 +10,8 @@ from contracts import acceptance, grants, receipts, resale_trace, tokens, trace
 from contracts.agreement_states import AgreementStatus
 from contracts.delivery.filter import FILTER_MAX_CHARS
 from contracts.delivery.formats import MEDIA_TYPES, Format
-from contracts.delivery.rows import DELIVERY_ID_PATTERN, RowsRequest, rows_service
+from contracts.delivery.once import DELIVERY_ID_PATTERN
+from contracts.delivery.rows import RowsRequest, rows_service
 from contracts.schemas import (
     AgreementView,
     GrantView,

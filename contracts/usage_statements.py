@@ -23,12 +23,13 @@ from settlement.billing_models import Supply
 from settlement.billing_schemas import AccountStatement
 from settlement.errors import MonthUnknown
 from settlement.escrow import escrow_of
+from settlement.invoices import shown_number
 from settlement.models import Account
 from settlement.monthly import GRACE, account_month, first_of, midnight, next_month
 from settlement.printing import csv_table
 
 if TYPE_CHECKING:
-    from asyncpg import Connection
+    from asyncpg import Connection, Record
 
 _SUMS = """
 count(*) AS deliveries, coalesce(sum(units), 0)::bigint AS units,
@@ -52,7 +53,7 @@ FROM contracts.release_record r JOIN settlement.transfer t ON t.id = r.transfer_
 WHERE r.agreement_id = $1 AND r.released_at >= $2 AND r.released_at < $3
 """
 _INVOICE = """
-SELECT i.id AS invoice_id, i.number, l.total_minor FROM settlement.invoice_line l
+SELECT i.id, i.year, i.number, l.total_minor FROM settlement.invoice_line l
 JOIN settlement.invoice i ON i.id = l.invoice_id WHERE l.source_key = $1
 """
 # The kind of transfer by which use, acceptance and adjustments pay.
@@ -139,8 +140,16 @@ async def _figures(
         "released_minor": released["amount"],
         "ruled_minor": released["ruled"],
         "fee_minor": released["fee"],
-        "invoice": None if invoice is None else UsageInvoice(**dict(invoice)),
+        "invoice": None if invoice is None else _invoice(invoice),
     }
+
+
+def _invoice(row: Record) -> UsageInvoice:
+    return UsageInvoice(
+        invoice_id=row["id"],
+        number=shown_number(row["year"], row["number"]),
+        total_minor=row["total_minor"],
+    )
 
 
 def statement_csv(statement: UsageStatement) -> bytes:
