@@ -27,6 +27,7 @@ MODELS = (
     "contracts.billing_models",
     "contracts.resale_models",
     "contracts.dispute_models",
+    "contracts.usage_alert_models",
     "market.matching.models",
     "market.matching.control_models",
     "market.matching.call_models",
@@ -35,6 +36,7 @@ MODELS = (
     "market.demand.models",
     "market.surveillance.models",
     "market.auctions.models",
+    "market.usage.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):
