@@ -43,6 +43,7 @@ PREFIXES = {
     "trd": "trade",
     "txd": "tax declaration",
     "txn": "transfer",
+    "usa": "usage alert",
     "use": "usage record",
     "val": "valuation",
     "ver": "product version",
@@ -136,6 +137,7 @@ TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]
 TaxDeclarationId = Annotated[UUID, *_wire("txd")]
 TransferId = Annotated[UUID, *_wire("txn")]
+UsageAlertId = Annotated[UUID, *_wire("usa")]
 UsageId = Annotated[UUID, *_wire("use")]
 ValuationId = Annotated[UUID, *_wire("val")]
 VersionId = Annotated[UUID, *_wire("ver")]
