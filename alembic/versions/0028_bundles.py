@@ -5,8 +5,8 @@ import sqlalchemy as sa
 from alembic import op
 from market.kernel.migration import append_only
 
-revision = "0027"
-down_revision = "0026"
+revision = "0028"
+down_revision = "0027"
 branch_labels = None
 depends_on = None
 
