@@ -29,6 +29,7 @@ MODELS = (
     "contracts.dispute_models",
     "contracts.usage_alert_models",
     "market.matching.models",
+    "market.matching.bundle_models",
     "market.matching.control_models",
     "market.matching.call_models",
     "market.matching.inbox_models",

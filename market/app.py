@@ -28,6 +28,7 @@ from market.kernel.openapi_names import name_apart
 from market.kernel.settings import Settings
 from market.matching import (
     batch_endpoints,
+    bundle_endpoints,
     call_endpoints,
     control_endpoints,
     endpoints as matching_endpoints,
@@ -69,6 +70,7 @@ ROUTERS = (
     # Before the orders, or "stream" would be an order.
     feed_endpoints.router,
     batch_endpoints.router,
+    bundle_endpoints.router,
     matching_endpoints.router,
     control_endpoints.router,
     call_endpoints.router,

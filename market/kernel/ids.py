@@ -13,6 +13,7 @@ PREFIXES = {
     "alr": "alert",
     "auc": "auction",
     "bid": "bid",
+    "bnd": "bundle",
     "cal": "call auction",
     "cor": "correction",
     "crd": "credential",
@@ -106,6 +107,7 @@ AgreementId = Annotated[UUID, *_wire("agr")]
 AlertId = Annotated[UUID, *_wire("alr")]
 AuctionId = Annotated[UUID, *_wire("auc")]
 BidId = Annotated[UUID, *_wire("bid")]
+BundleId = Annotated[UUID, *_wire("bnd")]
 CallAuctionId = Annotated[UUID, *_wire("cal")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
