@@ -19,8 +19,12 @@ FOLDER = Path(__file__).resolve().parents[1] / "openapi"
 METHODS = ("get", "put", "post", "delete", "patch")
 OPERATION_ID = re.compile(r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
 PAGE_LIMIT_MAX = 200
-# Rows of data are delivered in larger pages than objects (settings.delivery_page_max_rows).
-PAGE_LIMITS = {"/v1/delivery/rows": 100_000}
+# Rows of data are delivered in larger pages than objects (settings.delivery_page_max_rows), and
+# the changes of a book are small: a client that fell behind catches up in few requests.
+PAGE_LIMITS = {
+    "/v1/delivery/rows": 100_000,
+    "/v1/instruments/{plan_id}/book/updates": 1_000,
+}
 # POSTs without the header, which the code must declare too (`x-idempotent: false`): the token
 # endpoint (RFC 6749) changes nothing; Stripe's events carry an id of their own, UNIQUE with their
 # source, and a hundred copies at once are stored once (tests/settlement/rails/test_webhooks.py).

@@ -5,24 +5,21 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
     String,
-    Text,
     UniqueConstraint,
-    Uuid,
     text,
 )
 from sqlmodel import Field, SQLModel
+
+from market.kernel.columns import bigint_column, moment_column, text_column, uuid_column
 
 SCHEMA = {"schema": "contracts"}
 
@@ -34,22 +31,6 @@ class AdjustmentStatus(StrEnum):
     ACCEPTED = "accepted"
     DECLINED = "declined"
     WITHDRAWN = "withdrawn"
-
-
-def _uuid(*args: Any, **options: Any) -> Any:
-    return Column(Uuid(), *args, **{"nullable": False, **options})
-
-
-def _big() -> Any:
-    return Column(BigInteger, nullable=False)
-
-
-def _text(*, nullable: bool = False) -> Any:
-    return Column(Text, nullable=nullable)
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
 
 
 class ReleaseRecord(SQLModel, table=True):
@@ -72,19 +53,21 @@ class ReleaseRecord(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     agreement_id: UUID = Field(
-        sa_column=_uuid(ForeignKey("contracts.agreement.id", name="release_record_agreement_fk"))
+        sa_column=uuid_column(
+            ForeignKey("contracts.agreement.id", name="release_record_agreement_fk")
+        )
     )
-    buyer_id: UUID = Field(sa_column=_uuid())
-    seller_id: UUID = Field(sa_column=_uuid())
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    seller_id: UUID = Field(sa_column=uuid_column())
     currency: str = Field(sa_column=Column(String(3), nullable=False))
-    transfer_id: UUID = Field(sa_column=_uuid())
-    amount_minor: int = Field(sa_column=_big())
-    fee_minor: int = Field(sa_column=_big())
-    released_before_minor: int = Field(sa_column=_big())
-    fee_before_minor: int = Field(sa_column=_big())
-    released_at: datetime = Field(sa_column=_time())
+    transfer_id: UUID = Field(sa_column=uuid_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    fee_minor: int = Field(sa_column=bigint_column())
+    released_before_minor: int = Field(sa_column=bigint_column())
+    fee_before_minor: int = Field(sa_column=bigint_column())
+    released_at: datetime = Field(sa_column=moment_column())
 
 
 class Adjustment(SQLModel, table=True):
@@ -113,15 +96,15 @@ class Adjustment(SQLModel, table=True):
     )
 
     agreement_id: UUID = Field(
-        sa_column=_uuid(
+        sa_column=uuid_column(
             ForeignKey("contracts.agreement.id", name="adjustment_agreement_fk"), primary_key=True
         )
     )
     number: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    proposed_by: UUID = Field(sa_column=_uuid())
-    release_minor: int = Field(sa_column=_big())
-    refund_minor: int = Field(sa_column=_big())
-    reason: str = Field(sa_column=_text())
-    status: AdjustmentStatus = Field(sa_column=_text())
-    created_at: datetime = Field(sa_column=_time())
-    answered_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    proposed_by: UUID = Field(sa_column=uuid_column())
+    release_minor: int = Field(sa_column=bigint_column())
+    refund_minor: int = Field(sa_column=bigint_column())
+    reason: str = Field(sa_column=text_column())
+    status: AdjustmentStatus = Field(sa_column=text_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    answered_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))

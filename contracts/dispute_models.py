@@ -14,7 +14,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Enum,
     ForeignKey,
     ForeignKeyConstraint,
@@ -23,7 +22,6 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     SmallInteger,
-    Text,
     UniqueConstraint,
     Uuid,
     text,
@@ -32,6 +30,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 from contracts.dispute_states import DisputeStatus, Turn
+from market.kernel.columns import integer_column, moment_column, text_column, uuid_column
 
 WORD_CHARS = 24
 # Larger evidence goes to the blob store.
@@ -129,29 +128,9 @@ def _ppm(column: str, *, name: str) -> CheckConstraint:
     return CheckConstraint(f"{column} BETWEEN 0 AND 1000000", name=name)
 
 
-def _id() -> Any:
-    return Column(Uuid, primary_key=True)
-
-
-def _uuid(*, nullable: bool = False) -> Any:
-    return Column(Uuid, nullable=nullable)
-
-
 def _dispute(name: str, *, primary_key: bool = False) -> Any:
     key = ForeignKey("contracts.dispute.id", name=name)
     return Column(Uuid, key, nullable=False, primary_key=primary_key)
-
-
-def _int(*, nullable: bool = False) -> Any:
-    return Column(Integer, nullable=nullable)
-
-
-def _text(*, nullable: bool = False) -> Any:
-    return Column(Text, nullable=nullable)
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
 
 
 _CLOSED = "status IN ('final', 'settled', 'withdrawn')"
@@ -205,41 +184,41 @@ class Dispute(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     agreement_id: UUID = Field(
         sa_column=Column(
             Uuid, ForeignKey("contracts.agreement.id", name="dispute_agreement_fk"), nullable=False
         )
     )
-    buyer_id: UUID = Field(sa_column=_uuid())
-    seller_id: UUID = Field(sa_column=_uuid())
-    claimant_id: UUID = Field(sa_column=_uuid())
-    respondent_id: UUID = Field(sa_column=_uuid())
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    seller_id: UUID = Field(sa_column=uuid_column())
+    claimant_id: UUID = Field(sa_column=uuid_column())
+    respondent_id: UUID = Field(sa_column=uuid_column())
     interested: list[UUID] = Field(sa_column=Column(ARRAY(Uuid), nullable=False))
-    currency: str = Field(sa_column=_text())
+    currency: str = Field(sa_column=text_column())
     frozen_minor: int = Field(sa_column=Column(BigInteger, nullable=False))
     two_person: bool = Field(sa_column=Column(Boolean, nullable=False))
     reason: Reason = Field(sa_column=_word(Reason))
-    claim_statement: str = Field(sa_column=_text())
-    claim_buyer_ppm: int = Field(sa_column=_int())
+    claim_statement: str = Field(sa_column=text_column())
+    claim_buyer_ppm: int = Field(sa_column=integer_column())
     claim_access: AccessRemedy = Field(sa_column=_word(AccessRemedy))
     escalate_on_expiry: bool = Field(sa_column=Column(Boolean, nullable=False))
-    opened_at: datetime = Field(sa_column=_time())
+    opened_at: datetime = Field(sa_column=moment_column())
     status: DisputeStatus = Field(sa_column=_word(DisputeStatus))
     round: int = Field(sa_column=Column(SmallInteger, nullable=False))
-    deadline_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    deadline_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
     turn: Turn = Field(sa_column=_word(Turn))
-    evidence_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    evidence_requests: int = Field(default=0, sa_column=_int())
+    evidence_until: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    evidence_requests: int = Field(default=0, sa_column=integer_column())
     respondent_answered: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
-    escalations: int = Field(default=0, sa_column=_int())
-    arbiter_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    assigned_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    barred_arbiter_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    proposal_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    ruling_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    updated_at: datetime = Field(sa_column=_time())
-    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    escalations: int = Field(default=0, sa_column=integer_column())
+    arbiter_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    assigned_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    barred_arbiter_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    proposal_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    ruling_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    updated_at: datetime = Field(sa_column=moment_column())
+    closed_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class DisputeStep(SQLModel, table=True):
@@ -256,11 +235,11 @@ class DisputeStep(SQLModel, table=True):
         default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
     )
     dispute_id: UUID = Field(sa_column=_dispute("dispute_step_dispute_fk"))
-    kind: str = Field(sa_column=_text())
-    actor_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    kind: str = Field(sa_column=text_column())
+    actor_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     status: DisputeStatus = Field(sa_column=_word(DisputeStatus))
     data: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
-    at: datetime = Field(sa_column=_time())
+    at: datetime = Field(sa_column=moment_column())
 
 
 class Evidence(SQLModel, table=True):
@@ -287,20 +266,20 @@ class Evidence(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     dispute_id: UUID = Field(sa_column=_dispute("evidence_dispute_fk"))
-    number: int = Field(sa_column=_int())
+    number: int = Field(sa_column=integer_column())
     side: Submitter = Field(sa_column=_word(Submitter))
-    submitted_by: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    submitted_by: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     round: int = Field(sa_column=Column(SmallInteger, nullable=False))
     kind: EvidenceKind = Field(sa_column=_word(EvidenceKind))
-    title: str = Field(sa_column=_text())
-    media_type: str = Field(sa_column=_text())
-    byte_count: int = Field(sa_column=_int())
-    sha256: str = Field(sa_column=_text())
+    title: str = Field(sa_column=text_column())
+    media_type: str = Field(sa_column=text_column())
+    byte_count: int = Field(sa_column=integer_column())
+    sha256: str = Field(sa_column=text_column())
     content: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
-    blob_key: str | None = Field(default=None, sa_column=_text(nullable=True))
-    submitted_at: datetime = Field(sa_column=_time())
+    blob_key: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    submitted_at: datetime = Field(sa_column=moment_column())
 
 
 class DisputeOffer(SQLModel, table=True):
@@ -317,13 +296,13 @@ class DisputeOffer(SQLModel, table=True):
 
     dispute_id: UUID = Field(sa_column=_dispute("dispute_offer_dispute_fk", primary_key=True))
     number: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    offered_by: UUID = Field(sa_column=_uuid())
-    buyer_ppm: int = Field(sa_column=_int())
+    offered_by: UUID = Field(sa_column=uuid_column())
+    buyer_ppm: int = Field(sa_column=integer_column())
     access: AccessRemedy = Field(sa_column=_word(AccessRemedy))
-    message: str | None = Field(default=None, sa_column=_text(nullable=True))
-    ruling_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    offered_at: datetime = Field(sa_column=_time())
-    expires_at: datetime = Field(sa_column=_time())
+    message: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    ruling_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    offered_at: datetime = Field(sa_column=moment_column())
+    expires_at: datetime = Field(sa_column=moment_column())
 
 
 class Ruling(SQLModel, table=True):
@@ -352,18 +331,18 @@ class Ruling(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     dispute_id: UUID = Field(sa_column=_dispute("ruling_dispute_fk"))
     round: int = Field(sa_column=Column(SmallInteger, nullable=False))
     source: RulingSource = Field(sa_column=_word(RulingSource))
-    arbiter_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    buyer_ppm: int = Field(sa_column=_int())
+    arbiter_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    buyer_ppm: int = Field(sa_column=integer_column())
     access: AccessRemedy = Field(sa_column=_word(AccessRemedy))
-    reasons: str = Field(sa_column=_text())
+    reasons: str = Field(sa_column=text_column())
     clauses: list[str] = Field(sa_column=Column(JSONB, nullable=False))
-    evidence_sha256: str = Field(sa_column=_text())
+    evidence_sha256: str = Field(sa_column=text_column())
     needs_approval: bool = Field(sa_column=Column(Boolean, nullable=False))
-    ruled_at: datetime = Field(sa_column=_time())
+    ruled_at: datetime = Field(sa_column=moment_column())
 
 
 class RulingReview(SQLModel, table=True):
@@ -388,14 +367,14 @@ class RulingReview(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    ruling_id: UUID = Field(sa_column=_id())
-    proposed_by: UUID = Field(sa_column=_uuid())
+    ruling_id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    proposed_by: UUID = Field(sa_column=uuid_column())
     dispute_id: UUID = Field(sa_column=_dispute("ruling_review_dispute_fk"))
     round: int = Field(sa_column=Column(SmallInteger, nullable=False))
-    reviewed_by: UUID = Field(sa_column=_uuid())
+    reviewed_by: UUID = Field(sa_column=uuid_column())
     decision: Decision = Field(sa_column=_word(Decision))
-    comment: str = Field(sa_column=_text())
-    reviewed_at: datetime = Field(sa_column=_time())
+    comment: str = Field(sa_column=text_column())
+    reviewed_at: datetime = Field(sa_column=moment_column())
 
 
 class RulingAcceptance(SQLModel, table=True):
@@ -411,8 +390,8 @@ class RulingAcceptance(SQLModel, table=True):
             primary_key=True,
         )
     )
-    party_id: UUID = Field(sa_column=_id())
-    accepted_at: datetime = Field(sa_column=_time())
+    party_id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    accepted_at: datetime = Field(sa_column=moment_column())
 
 
 class Appeal(SQLModel, table=True):
@@ -427,14 +406,14 @@ class Appeal(SQLModel, table=True):
             Uuid, ForeignKey("contracts.ruling.id", name="appeal_ruling_fk"), nullable=False
         )
     )
-    appellant_id: UUID = Field(sa_column=_uuid())
+    appellant_id: UUID = Field(sa_column=uuid_column())
     evidence_id: UUID = Field(
         sa_column=Column(
             Uuid, ForeignKey("contracts.evidence.id", name="appeal_evidence_fk"), nullable=False
         )
     )
-    reasons: str = Field(sa_column=_text())
-    appealed_at: datetime = Field(sa_column=_time())
+    reasons: str = Field(sa_column=text_column())
+    appealed_at: datetime = Field(sa_column=moment_column())
 
 
 class DisputeOutcome(SQLModel, table=True):
@@ -457,8 +436,8 @@ class DisputeOutcome(SQLModel, table=True):
 
     dispute_id: UUID = Field(sa_column=_dispute("dispute_outcome_dispute_fk", primary_key=True))
     kind: OutcomeKind = Field(sa_column=_word(OutcomeKind))
-    ruling_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    offer_number: int | None = Field(default=None, sa_column=_int(nullable=True))
+    ruling_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    offer_number: int | None = Field(default=None, sa_column=integer_column(nullable=True))
     amounts: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
-    jws: str | None = Field(default=None, sa_column=_text(nullable=True))
-    closed_at: datetime = Field(sa_column=_time())
+    jws: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    closed_at: datetime = Field(sa_column=moment_column())

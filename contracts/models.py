@@ -15,12 +15,10 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Enum,
     ForeignKey,
     Index,
     Integer,
-    Text,
     UniqueConstraint,
     Uuid,
     text,
@@ -29,6 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from contracts.agreement_states import AgreementStatus
+from market.kernel.columns import bigint_column, moment_column, text_column, uuid_column
 
 WORD_CHARS = 16
 
@@ -89,33 +88,13 @@ def _known(column: str, enum: type[StrEnum], *, name: str) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({words})", name=name)
 
 
-def _id() -> Any:
-    return Column(Uuid, primary_key=True)
-
-
-def _uuid(*, nullable: bool = False) -> Any:
-    return Column(Uuid, nullable=nullable)
-
-
 def _ref(target: str, name: str) -> Any:
     return Column(Uuid, ForeignKey(f"contracts.{target}.id", name=name), nullable=False)
-
-
-def _big(*, nullable: bool = False) -> Any:
-    return Column(BigInteger, nullable=nullable)
 
 
 def _zero() -> Any:
     # The database's own default: the rows of a matching batch need not carry it.
     return Column(BigInteger, nullable=False, server_default="0")
-
-
-def _text(*, nullable: bool = False) -> Any:
-    return Column(Text, nullable=nullable)
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
 
 
 class Agreement(SQLModel, table=True):
@@ -164,41 +143,41 @@ class Agreement(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
-    trade_id: UUID = Field(sa_column=_uuid())
-    buy_order_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    sell_order_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    listing_id: UUID = Field(sa_column=_uuid())
-    product_id: UUID = Field(sa_column=_uuid())
-    version_id: UUID = Field(sa_column=_uuid())
-    plan_id: UUID = Field(sa_column=_uuid())
-    certificate_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    buyer_id: UUID = Field(sa_column=_uuid())
-    seller_id: UUID = Field(sa_column=_uuid())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    trade_id: UUID = Field(sa_column=uuid_column())
+    buy_order_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    sell_order_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    listing_id: UUID = Field(sa_column=uuid_column())
+    product_id: UUID = Field(sa_column=uuid_column())
+    version_id: UUID = Field(sa_column=uuid_column())
+    plan_id: UUID = Field(sa_column=uuid_column())
+    certificate_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    seller_id: UUID = Field(sa_column=uuid_column())
     kind: PlanKind = Field(sa_column=Column(_words(PlanKind), nullable=False))
     status: AgreementStatus = Field(sa_column=Column(_words(AgreementStatus), nullable=False))
-    lots: int = Field(sa_column=_big())
-    price_minor: int = Field(sa_column=_big())
-    total_minor: int = Field(sa_column=_big())
-    currency: str = Field(sa_column=_text())
+    lots: int = Field(sa_column=bigint_column())
+    price_minor: int = Field(sa_column=bigint_column())
+    total_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=text_column())
     unit: Unit = Field(sa_column=Column(_words(Unit), nullable=False))
-    lot_units: int = Field(sa_column=_big())
-    granted_units: int | None = Field(default=None, sa_column=_big(nullable=True))
+    lot_units: int = Field(sa_column=bigint_column())
+    granted_units: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
     fee_ppm: int = Field(sa_column=Column(Integer, nullable=False))
     terms: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
-    terms_sha256: str = Field(sa_column=_text())
-    jws: str = Field(sa_column=_text())
-    formed_at: datetime = Field(sa_column=_time())
-    acceptance_due_at: datetime = Field(sa_column=_time())
-    expires_at: datetime = Field(sa_column=_time())
-    delivered_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    accepted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    released_minor: int = Field(default=0, sa_column=_big())
-    refunded_minor: int = Field(default=0, sa_column=_big())
-    disputed_minor: int = Field(default=0, sa_column=_big())
+    terms_sha256: str = Field(sa_column=text_column())
+    jws: str = Field(sa_column=text_column())
+    formed_at: datetime = Field(sa_column=moment_column())
+    acceptance_due_at: datetime = Field(sa_column=moment_column())
+    expires_at: datetime = Field(sa_column=moment_column())
+    delivered_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    accepted_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    closed_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    released_minor: int = Field(default=0, sa_column=bigint_column())
+    refunded_minor: int = Field(default=0, sa_column=bigint_column())
+    disputed_minor: int = Field(default=0, sa_column=bigint_column())
     ending: Ending | None = Field(default=None, sa_column=Column(_words(Ending), nullable=True))
-    ending_reason: str | None = Field(default=None, sa_column=_text(nullable=True))
+    ending_reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
 
     @property
     def escrow_minor(self) -> int:
@@ -216,11 +195,11 @@ class AgreementStep(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     agreement_id: UUID = Field(sa_column=_ref("agreement", "agreement_step_agreement_fk"))
     status: AgreementStatus = Field(sa_column=Column(_words(AgreementStatus), nullable=False))
-    reason: str = Field(sa_column=_text())
-    at: datetime = Field(sa_column=_time())
+    reason: str = Field(sa_column=text_column())
+    at: datetime = Field(sa_column=moment_column())
 
 
 class Grant(SQLModel, table=True):
@@ -273,28 +252,28 @@ class Grant(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     agreement_id: UUID = Field(sa_column=_ref("agreement", "access_grant_agreement_fk"))
-    buyer_id: UUID = Field(sa_column=_uuid())
-    seller_id: UUID = Field(sa_column=_uuid())
-    product_id: UUID = Field(sa_column=_uuid())
-    product_version_id: UUID = Field(sa_column=_uuid())
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    seller_id: UUID = Field(sa_column=uuid_column())
+    product_id: UUID = Field(sa_column=uuid_column())
+    product_version_id: UUID = Field(sa_column=uuid_column())
     unit: Unit = Field(sa_column=Column(_words(Unit), nullable=False))
-    granted_units: int | None = Field(default=None, sa_column=_big(nullable=True))
-    reserved_units: int = Field(default=0, sa_column=_big())
-    settled_units: int = Field(default=0, sa_column=_big())
-    accrued_units: int = Field(default=0, sa_column=_big())
+    granted_units: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
+    reserved_units: int = Field(default=0, sa_column=bigint_column())
+    settled_units: int = Field(default=0, sa_column=bigint_column())
+    accrued_units: int = Field(default=0, sa_column=bigint_column())
     offered_units: int = Field(default=0, sa_column=_zero())
     resold_units: int = Field(default=0, sa_column=_zero())
-    resold_from: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    delivery_count: int = Field(default=0, sa_column=_big())
-    receipt_head: str = Field(default="", sa_column=_text())
-    gen: int = Field(default=1, sa_column=_big())
+    resold_from: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    delivery_count: int = Field(default=0, sa_column=bigint_column())
+    receipt_head: str = Field(default="", sa_column=text_column())
+    gen: int = Field(default=1, sa_column=bigint_column())
     status: GrantStatus = Field(sa_column=Column(_words(GrantStatus), nullable=False))
-    created_at: datetime = Field(sa_column=_time())
-    expires_at: datetime = Field(sa_column=_time())
-    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    closed_out_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    created_at: datetime = Field(sa_column=moment_column())
+    expires_at: datetime = Field(sa_column=moment_column())
+    ended_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    closed_out_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
     @property
     def spent_units(self) -> int:
@@ -312,15 +291,15 @@ class DeliveryToken(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     grant_id: UUID = Field(sa_column=_ref("access_grant", "delivery_token_grant_fk"))
-    party_id: UUID = Field(sa_column=_uuid())
-    credential_id: UUID = Field(sa_column=_uuid())
-    label: str = Field(sa_column=_text())
-    purpose: str | None = Field(default=None, sa_column=_text(nullable=True))
-    created_at: datetime = Field(sa_column=_time())
-    expires_at: datetime = Field(sa_column=_time())
-    revoked_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    party_id: UUID = Field(sa_column=uuid_column())
+    credential_id: UUID = Field(sa_column=uuid_column())
+    label: str = Field(sa_column=text_column())
+    purpose: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    created_at: datetime = Field(sa_column=moment_column())
+    expires_at: datetime = Field(sa_column=moment_column())
+    revoked_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class Lease(SQLModel, table=True):
@@ -348,15 +327,15 @@ class Lease(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     grant_id: UUID = Field(sa_column=_ref("access_grant", "lease_grant_fk"))
-    nonce: str = Field(sa_column=_text())
-    units: int = Field(sa_column=_big())
-    settled_units: int = Field(default=0, sa_column=_big())
+    nonce: str = Field(sa_column=text_column())
+    units: int = Field(sa_column=bigint_column())
+    settled_units: int = Field(default=0, sa_column=bigint_column())
     state: LeaseState = Field(sa_column=Column(_words(LeaseState), nullable=False))
-    opened_at: datetime = Field(sa_column=_time())
-    touched_at: datetime = Field(sa_column=_time())
-    drain_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    opened_at: datetime = Field(sa_column=moment_column())
+    touched_at: datetime = Field(sa_column=moment_column())
+    drain_until: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class Delivery(SQLModel, table=True):
@@ -372,21 +351,21 @@ class Delivery(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     grant_id: UUID = Field(sa_column=_ref("access_grant", "delivery_grant_fk"))
-    agreement_id: UUID = Field(sa_column=_uuid())
-    lease_id: UUID = Field(sa_column=_uuid())
-    token_id: UUID = Field(sa_column=_uuid())
-    receipt_id: UUID = Field(sa_column=_uuid())
-    delivery_key: str = Field(sa_column=_text())
-    query_sha256: str = Field(sa_column=_text())
-    format: str = Field(sa_column=_text())
-    units: int = Field(sa_column=_big())
-    row_count: int = Field(sa_column=_big())
-    byte_count: int = Field(sa_column=_big())
-    body_sha256: str = Field(sa_column=_text())
+    agreement_id: UUID = Field(sa_column=uuid_column())
+    lease_id: UUID = Field(sa_column=uuid_column())
+    token_id: UUID = Field(sa_column=uuid_column())
+    receipt_id: UUID = Field(sa_column=uuid_column())
+    delivery_key: str = Field(sa_column=text_column())
+    query_sha256: str = Field(sa_column=text_column())
+    format: str = Field(sa_column=text_column())
+    units: int = Field(sa_column=bigint_column())
+    row_count: int = Field(sa_column=bigint_column())
+    byte_count: int = Field(sa_column=bigint_column())
+    body_sha256: str = Field(sa_column=text_column())
     complete: bool = Field(sa_column=Column(Boolean, nullable=False))
-    delivered_at: datetime = Field(sa_column=_time())
+    delivered_at: datetime = Field(sa_column=moment_column())
     assumed: bool = Field(
         default=False,
         sa_column=Column(Boolean, nullable=False, server_default=text("false")),
@@ -405,11 +384,11 @@ class Receipt(SQLModel, table=True):
         {"schema": "contracts"},
     )
 
-    id: UUID = Field(sa_column=_id())
-    agreement_id: UUID = Field(sa_column=_uuid())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    agreement_id: UUID = Field(sa_column=uuid_column())
     delivery_id: UUID = Field(sa_column=_ref("delivery", "receipt_delivery_fk"))
-    seq: int = Field(sa_column=_big())
-    prev_sha256: str = Field(sa_column=_text())
-    sha256: str = Field(sa_column=_text())
-    jws: str = Field(sa_column=_text())
-    issued_at: datetime = Field(sa_column=_time())
+    seq: int = Field(sa_column=bigint_column())
+    prev_sha256: str = Field(sa_column=text_column())
+    sha256: str = Field(sa_column=text_column())
+    jws: str = Field(sa_column=text_column())
+    issued_at: datetime = Field(sa_column=moment_column())

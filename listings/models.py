@@ -15,10 +15,8 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
-    Integer,
     Text,
     UniqueConstraint,
     Uuid,
@@ -26,6 +24,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlmodel import Field, SQLModel
+
+from market.kernel.columns import (
+    bigint_column,
+    integer_column,
+    moment_column,
+    text_column,
+    uuid_column,
+)
 
 SCHEMA = {"schema": "listings"}
 _GRADES = "grade IN ('core', 'important', 'general')"
@@ -35,29 +41,13 @@ _PATTERN_EN = {"title_en": "text_pattern_ops"}
 _PATTERN_ZH = {"title_zh": "text_pattern_ops"}
 
 
-def _id(*, primary: bool = False) -> Any:
-    return Column(Uuid, primary_key=primary, nullable=False)
-
-
 def _child(target: str, name: str) -> Any:
     return Column(Uuid, ForeignKey(target, name=name), nullable=False)
-
-
-def _words(*, nullable: bool = False) -> Any:
-    return Column(Text, nullable=nullable)
 
 
 def _json(*, nullable: bool = False) -> Any:
     # none_as_null: an absent document is SQL NULL, never the JSON value null.
     return Column(JSONB(none_as_null=True), nullable=nullable)
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
-
-
-def _count(kind: Any = Integer) -> Any:
-    return Column(kind, nullable=False)
 
 
 class Product(SQLModel, table=True):
@@ -79,27 +69,27 @@ class Product(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
-    owner_id: UUID = Field(sa_column=_id())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    owner_id: UUID = Field(sa_column=uuid_column())
     name: dict[str, Any] = Field(sa_column=_json())
-    description: str = Field(sa_column=_words())
-    category: str = Field(sa_column=_words())
-    source_statement: str = Field(sa_column=_words())
+    description: str = Field(sa_column=text_column())
+    category: str = Field(sa_column=text_column())
+    source_statement: str = Field(sa_column=text_column())
     rights: dict[str, Any] = Field(sa_column=_json())
     contains_personal_data: bool = Field(sa_column=Column(Boolean, nullable=False))
-    people_count: int = Field(sa_column=_count(BigInteger))
+    people_count: int = Field(sa_column=bigint_column())
     deidentification: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
     impacts: list[dict[str, Any]] = Field(sa_column=_json())
-    filing_reference: str | None = Field(default=None, sa_column=_words(nullable=True))
+    filing_reference: str | None = Field(default=None, sa_column=text_column(nullable=True))
     regions: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
-    update_cycle: str = Field(sa_column=_words())
-    grade: str = Field(sa_column=_words())
-    status: str = Field(sa_column=_words())
-    status_reason: str | None = Field(default=None, sa_column=_words(nullable=True))
-    revision: int = Field(default=1, sa_column=_count())
-    created_at: datetime = Field(sa_column=_time())
-    updated_at: datetime = Field(sa_column=_time())
-    submitted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    update_cycle: str = Field(sa_column=text_column())
+    grade: str = Field(sa_column=text_column())
+    status: str = Field(sa_column=text_column())
+    status_reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    revision: int = Field(default=1, sa_column=integer_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    updated_at: datetime = Field(sa_column=moment_column())
+    submitted_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class ProductVersion(SQLModel, table=True):
@@ -131,26 +121,26 @@ class ProductVersion(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     product_id: UUID = Field(sa_column=_child("listings.product.id", "product_version_product"))
-    number: int = Field(sa_column=_count())
-    status: str = Field(sa_column=_words())
-    status_reason: str | None = Field(default=None, sa_column=_words(nullable=True))
-    blob_key: str = Field(sa_column=_words())
-    row_count: int = Field(sa_column=_count(BigInteger))
-    byte_count: int = Field(sa_column=_count(BigInteger))
-    sha256: str = Field(sa_column=_words())
-    source_format: str = Field(sa_column=_words())
-    source_bytes: int = Field(sa_column=_count(BigInteger))
-    source_sha256: str = Field(sa_column=_words())
+    number: int = Field(sa_column=integer_column())
+    status: str = Field(sa_column=text_column())
+    status_reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    blob_key: str = Field(sa_column=text_column())
+    row_count: int = Field(sa_column=bigint_column())
+    byte_count: int = Field(sa_column=bigint_column())
+    sha256: str = Field(sa_column=text_column())
+    source_format: str = Field(sa_column=text_column())
+    source_bytes: int = Field(sa_column=bigint_column())
+    source_sha256: str = Field(sa_column=text_column())
     columns: list[dict[str, Any]] = Field(sa_column=_json())
     profile: dict[str, Any] = Field(sa_column=_json())
     quality: dict[str, Any] = Field(sa_column=_json())
     preview: list[list[Any]] = Field(sa_column=_json())
     sensitive_columns: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
-    grade: str = Field(sa_column=_words())
-    created_at: datetime = Field(sa_column=_time())
-    submitted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    grade: str = Field(sa_column=text_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    submitted_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class Certificate(SQLModel, table=True):
@@ -163,16 +153,16 @@ class Certificate(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     product_id: UUID = Field(sa_column=_child("listings.product.id", "certificate_product_fk"))
     version_id: UUID = Field(
         sa_column=_child("listings.product_version.id", "certificate_version_fk")
     )
-    owner_id: UUID = Field(sa_column=_id())
-    jws: str = Field(sa_column=_words())
+    owner_id: UUID = Field(sa_column=uuid_column())
+    jws: str = Field(sa_column=text_column())
     claims: dict[str, Any] = Field(sa_column=_json())
-    issued_by: UUID = Field(sa_column=_id())
-    issued_at: datetime = Field(sa_column=_time())
+    issued_by: UUID = Field(sa_column=uuid_column())
+    issued_at: datetime = Field(sa_column=moment_column())
 
 
 class Listing(SQLModel, table=True):
@@ -205,25 +195,25 @@ class Listing(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     product_id: UUID = Field(sa_column=_child("listings.product.id", "listing_product"))
     version_id: UUID = Field(sa_column=_child("listings.product_version.id", "listing_version"))
-    seller_id: UUID = Field(sa_column=_id())
+    seller_id: UUID = Field(sa_column=uuid_column())
     title: dict[str, Any] = Field(sa_column=_json())
-    summary: str = Field(sa_column=_words())
-    category: str = Field(sa_column=_words())
-    grade: str = Field(sa_column=_words())
+    summary: str = Field(sa_column=text_column())
+    category: str = Field(sa_column=text_column())
+    grade: str = Field(sa_column=text_column())
     policy: dict[str, Any] = Field(sa_column=_json())
-    status: str = Field(sa_column=_words())
-    status_reason: str | None = Field(default=None, sa_column=_words(nullable=True))
+    status: str = Field(sa_column=text_column())
+    status_reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
     from_minor: int | None = Field(default=None, sa_column=Column(BigInteger))
-    currency: str | None = Field(default=None, sa_column=_words(nullable=True))
+    currency: str | None = Field(default=None, sa_column=text_column(nullable=True))
     plan_kinds: list[str] = Field(default=[], sa_column=Column(ARRAY(Text), nullable=False))
-    revision: int = Field(default=1, sa_column=_count())
-    created_at: datetime = Field(sa_column=_time())
-    updated_at: datetime = Field(sa_column=_time())
-    submitted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    listed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    revision: int = Field(default=1, sa_column=integer_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    updated_at: datetime = Field(sa_column=moment_column())
+    submitted_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    listed_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class ReviewDecision(SQLModel, table=True):
@@ -239,15 +229,15 @@ class ReviewDecision(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
-    kind: str = Field(sa_column=_words())
-    subject_id: UUID = Field(sa_column=_id())
-    action: str = Field(sa_column=_words())
-    from_status: str = Field(sa_column=_words())
-    to_status: str = Field(sa_column=_words())
-    actor_id: UUID = Field(sa_column=_id())
-    reason: str | None = Field(default=None, sa_column=_words(nullable=True))
-    at: datetime = Field(sa_column=_time())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    kind: str = Field(sa_column=text_column())
+    subject_id: UUID = Field(sa_column=uuid_column())
+    action: str = Field(sa_column=text_column())
+    from_status: str = Field(sa_column=text_column())
+    to_status: str = Field(sa_column=text_column())
+    actor_id: UUID = Field(sa_column=uuid_column())
+    reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    at: datetime = Field(sa_column=moment_column())
 
 
 class CatalogEntry(SQLModel, table=True):
@@ -274,17 +264,17 @@ class CatalogEntry(SQLModel, table=True):
             primary_key=True,
         )
     )
-    seller_id: UUID = Field(sa_column=_id())
-    category: str = Field(sa_column=_words())
-    grade: str = Field(sa_column=_words())
-    currency: str | None = Field(default=None, sa_column=_words(nullable=True))
+    seller_id: UUID = Field(sa_column=uuid_column())
+    category: str = Field(sa_column=text_column())
+    grade: str = Field(sa_column=text_column())
+    currency: str | None = Field(default=None, sa_column=text_column(nullable=True))
     from_minor: int | None = Field(default=None, sa_column=Column(BigInteger))
     plan_kinds: list[str] = Field(default=[], sa_column=Column(ARRAY(Text), nullable=False))
     # Case-folded, for suggestions by prefix.
-    title_en: str = Field(sa_column=_words())
-    title_zh: str | None = Field(default=None, sa_column=_words(nullable=True))
+    title_en: str = Field(sa_column=text_column())
+    title_zh: str | None = Field(default=None, sa_column=text_column(nullable=True))
     search: Any = Field(sa_column=Column(TSVECTOR, nullable=False))
-    listed_at: datetime = Field(sa_column=_time())
+    listed_at: datetime = Field(sa_column=moment_column())
 
 
 class CatalogCell(SQLModel, table=True):
@@ -298,7 +288,7 @@ class CatalogCell(SQLModel, table=True):
     # Empty without a price: a key column cannot be null.
     currency: str = Field(sa_column=Column(Text, primary_key=True))
     plan_kinds: list[str] = Field(sa_column=Column(ARRAY(Text), primary_key=True))
-    listings: int = Field(sa_column=_count(BigInteger))
+    listings: int = Field(sa_column=bigint_column())
 
 
 class BlobIntent(SQLModel, table=True):
@@ -310,4 +300,4 @@ class BlobIntent(SQLModel, table=True):
 
     blob_key: str = Field(sa_column=Column(Text, primary_key=True))
     doomed: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
-    created_at: datetime = Field(sa_column=_time())
+    created_at: datetime = Field(sa_column=moment_column())

@@ -29,6 +29,7 @@ from market.matching import (
     call_endpoints,
     control_endpoints,
     endpoints as matching_endpoints,
+    feed_endpoints,
 )
 from market.matching.engine import MatchingEngine
 from market.matching.relay import Relay
@@ -62,6 +63,8 @@ ROUTERS = (
     listing_endpoints.router,
     pricing_endpoints.router,
     pricing_billing_endpoints.router,
+    # Before the orders, or "stream" would be an order.
+    feed_endpoints.router,
     batch_endpoints.router,
     matching_endpoints.router,
     control_endpoints.router,

@@ -11,21 +11,25 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
     Column,
     Date,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
     String,
-    Text,
     UniqueConstraint,
-    Uuid,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+
+from market.kernel.columns import (
+    bigint_column,
+    integer_column,
+    moment_column,
+    text_column,
+    uuid_column,
+)
 
 SCHEMA = {"schema": "settlement"}
 MAX_SQL = "1000000000000000"
@@ -45,26 +49,6 @@ class Supply(StrEnum):
 
     DATA = "data"
     FEE = "fee"
-
-
-def _uuid(*args: Any, **options: Any) -> Any:
-    return Column(Uuid(), *args, **{"nullable": False, **options})
-
-
-def _text(*, nullable: bool = False) -> Any:
-    return Column(Text, nullable=nullable)
-
-
-def _big(*, nullable: bool = False) -> Any:
-    return Column(BigInteger, nullable=nullable)
-
-
-def _int(*, nullable: bool = False) -> Any:
-    return Column(Integer, nullable=nullable)
-
-
-def _time() -> Any:
-    return Column(DateTime(timezone=True), nullable=False)
 
 
 class FeeSchedule(SQLModel, table=True):
@@ -87,17 +71,17 @@ class FeeSchedule(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    category: str | None = Field(default=None, sa_column=_text(nullable=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    category: str | None = Field(default=None, sa_column=text_column(nullable=True))
     currency: str = Field(sa_column=Column(String(3), nullable=False))
-    fee_ppm: int = Field(sa_column=_int())
-    minimum_minor: int = Field(sa_column=_big())
-    cap_minor: int | None = Field(default=None, sa_column=_big(nullable=True))
-    vat_ppm: int = Field(sa_column=_int())
-    effective_from: datetime = Field(sa_column=_time())
-    reason: str = Field(sa_column=_text())
-    set_by: UUID = Field(sa_column=_uuid())
-    created_at: datetime = Field(sa_column=_time())
+    fee_ppm: int = Field(sa_column=integer_column())
+    minimum_minor: int = Field(sa_column=bigint_column())
+    cap_minor: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
+    vat_ppm: int = Field(sa_column=integer_column())
+    effective_from: datetime = Field(sa_column=moment_column())
+    reason: str = Field(sa_column=text_column())
+    set_by: UUID = Field(sa_column=uuid_column())
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class BillingProfile(SQLModel, table=True):
@@ -106,14 +90,14 @@ class BillingProfile(SQLModel, table=True):
     __tablename__ = "billing_profile"
     __table_args__ = (SCHEMA,)
 
-    party_id: UUID = Field(sa_column=_uuid(primary_key=True))
-    title: str = Field(sa_column=_text())
-    tax_number: str | None = Field(default=None, sa_column=_text(nullable=True))
-    address: str | None = Field(default=None, sa_column=_text(nullable=True))
-    phone: str | None = Field(default=None, sa_column=_text(nullable=True))
-    bank_name: str | None = Field(default=None, sa_column=_text(nullable=True))
-    bank_account: str | None = Field(default=None, sa_column=_text(nullable=True))
-    updated_at: datetime = Field(sa_column=_time())
+    party_id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    title: str = Field(sa_column=text_column())
+    tax_number: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    address: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    phone: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    bank_name: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    bank_account: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    updated_at: datetime = Field(sa_column=moment_column())
 
 
 class InvoiceSeries(SQLModel, table=True):
@@ -125,9 +109,9 @@ class InvoiceSeries(SQLModel, table=True):
         SCHEMA,
     )
 
-    issuer_id: UUID = Field(sa_column=_uuid(primary_key=True))
+    issuer_id: UUID = Field(sa_column=uuid_column(primary_key=True))
     year: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    last_number: int = Field(sa_column=_big())
+    last_number: int = Field(sa_column=bigint_column())
 
 
 class Invoice(SQLModel, table=True):
@@ -157,30 +141,30 @@ class Invoice(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    kind: str = Field(sa_column=_text())
-    supply: str = Field(sa_column=_text())
-    issuer_id: UUID = Field(sa_column=_uuid())
-    recipient_id: UUID = Field(sa_column=_uuid())
-    year: int = Field(sa_column=_int())
-    number: int = Field(sa_column=_big())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    kind: str = Field(sa_column=text_column())
+    supply: str = Field(sa_column=text_column())
+    issuer_id: UUID = Field(sa_column=uuid_column())
+    recipient_id: UUID = Field(sa_column=uuid_column())
+    year: int = Field(sa_column=integer_column())
+    number: int = Field(sa_column=bigint_column())
     currency: str = Field(sa_column=Column(String(3), nullable=False))
     period_start: date = Field(sa_column=Column(Date, nullable=False))
     period_end: date = Field(sa_column=Column(Date, nullable=False))
-    without_tax_minor: int = Field(sa_column=_big())
-    tax_minor: int = Field(sa_column=_big())
-    total_minor: int = Field(sa_column=_big())
+    without_tax_minor: int = Field(sa_column=bigint_column())
+    tax_minor: int = Field(sa_column=bigint_column())
+    total_minor: int = Field(sa_column=bigint_column())
     issuer: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     recipient: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     corrects: UUID | None = Field(
         default=None,
-        sa_column=_uuid(
+        sa_column=uuid_column(
             ForeignKey("settlement.invoice.id", name="invoice_corrects_fk"), nullable=True
         ),
     )
-    reason: str | None = Field(default=None, sa_column=_text(nullable=True))
-    transfer_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    issued_at: datetime = Field(sa_column=_time())
+    reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    transfer_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    issued_at: datetime = Field(sa_column=moment_column())
 
 
 class InvoiceLine(SQLModel, table=True):
@@ -203,15 +187,15 @@ class InvoiceLine(SQLModel, table=True):
     )
 
     invoice_id: UUID = Field(
-        sa_column=_uuid(
+        sa_column=uuid_column(
             ForeignKey("settlement.invoice.id", name="invoice_line_invoice_fk"), primary_key=True
         )
     )
     position: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    agreement_id: UUID = Field(sa_column=_uuid())
+    agreement_id: UUID = Field(sa_column=uuid_column())
     item: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
-    tax_ppm: int = Field(sa_column=_int())
-    without_tax_minor: int = Field(sa_column=_big())
-    tax_minor: int = Field(sa_column=_big())
-    total_minor: int = Field(sa_column=_big())
-    source_key: str | None = Field(default=None, sa_column=_text(nullable=True))
+    tax_ppm: int = Field(sa_column=integer_column())
+    without_tax_minor: int = Field(sa_column=bigint_column())
+    tax_minor: int = Field(sa_column=bigint_column())
+    total_minor: int = Field(sa_column=bigint_column())
+    source_key: str | None = Field(default=None, sa_column=text_column(nullable=True))

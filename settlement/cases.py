@@ -16,12 +16,12 @@ from market.kernel.security import Actor, Role
 from market.parties.directory import after_id
 from settlement import audit, ledger
 from settlement.accounts import AccountKind, AccountRef
-from settlement.columns import NO_CURRENCY
 from settlement.commands import Command, Refused, Transfer, Void
 from settlement.errors import CaseClosed, CaseNotBookable, CaseNotFound, error_of
 from settlement.money_schemas import CaseClosing, CaseView
 from settlement.reconciliation_models import (
     DIFFERENCES,
+    NO_CURRENCY,
     CaseKind,
     CaseState,
     ChargebackRecord,

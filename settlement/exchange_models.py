@@ -5,41 +5,22 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
-    String,
     Text,
     UniqueConstraint,
-    Uuid,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+from market.kernel.columns import bigint_column, currency_column, moment_column, uuid_column
 from settlement.models import AMOUNT_SQL, SCHEMA
 
 RATIO_MAX = 10**12
 SPREAD_MAX_BPS = 5_000
-
-
-def _uuid(*args: Any, **options: Any) -> Any:
-    return Column(Uuid(), *args, **{"nullable": False, **options})
-
-
-def _bigint() -> Any:
-    return Column(BigInteger, nullable=False)
-
-
-def _currency() -> Any:
-    return Column(String(3), nullable=False)
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
 
 
 class ExchangeRate(SQLModel, table=True):
@@ -61,16 +42,16 @@ class ExchangeRate(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    source: str = Field(sa_column=_currency())
-    target: str = Field(sa_column=_currency())
-    numerator: int = Field(sa_column=_bigint())
-    denominator: int = Field(sa_column=_bigint())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    source: str = Field(sa_column=currency_column())
+    target: str = Field(sa_column=currency_column())
+    numerator: int = Field(sa_column=bigint_column())
+    denominator: int = Field(sa_column=bigint_column())
     spread_bps: int = Field(sa_column=Column(Integer, nullable=False))
-    valid_from: datetime = Field(sa_column=_time())
-    valid_until: datetime = Field(sa_column=_time())
-    set_by: UUID = Field(sa_column=_uuid())
-    created_at: datetime = Field(sa_column=_time())
+    valid_from: datetime = Field(sa_column=moment_column())
+    valid_until: datetime = Field(sa_column=moment_column())
+    set_by: UUID = Field(sa_column=uuid_column())
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class ExchangeQuote(SQLModel, table=True):
@@ -84,20 +65,20 @@ class ExchangeQuote(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    party_id: UUID = Field(sa_column=_uuid())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    party_id: UUID = Field(sa_column=uuid_column())
     rate_id: UUID = Field(
-        sa_column=_uuid(
+        sa_column=uuid_column(
             ForeignKey("settlement.exchange_rate.id", name="exchange_quote_rate_id_fkey")
         )
     )
-    amount_minor: int = Field(sa_column=_bigint())
-    source: str = Field(sa_column=_currency())
-    gross_minor: int = Field(sa_column=_bigint())
-    fee_minor: int = Field(sa_column=_bigint())
-    target: str = Field(sa_column=_currency())
-    expires_at: datetime = Field(sa_column=_time())
-    created_at: datetime = Field(sa_column=_time())
+    amount_minor: int = Field(sa_column=bigint_column())
+    source: str = Field(sa_column=currency_column())
+    gross_minor: int = Field(sa_column=bigint_column())
+    fee_minor: int = Field(sa_column=bigint_column())
+    target: str = Field(sa_column=currency_column())
+    expires_at: datetime = Field(sa_column=moment_column())
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class ExchangeConversion(SQLModel, table=True):
@@ -110,13 +91,13 @@ class ExchangeConversion(SQLModel, table=True):
     )
 
     quote_id: UUID = Field(
-        sa_column=_uuid(
+        sa_column=uuid_column(
             ForeignKey("settlement.exchange_quote.id", name="exchange_conversion_quote_id_fkey"),
             primary_key=True,
         )
     )
-    transfer_id: UUID = Field(sa_column=_uuid())
-    converted_at: datetime = Field(sa_column=_time())
+    transfer_id: UUID = Field(sa_column=uuid_column())
+    converted_at: datetime = Field(sa_column=moment_column())
 
 
 class Correction(SQLModel, table=True):
@@ -125,13 +106,13 @@ class Correction(SQLModel, table=True):
     __tablename__ = "correction"
     __table_args__ = (SCHEMA,)
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    reverses: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    reverses: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     legs: list[list[Any]] = Field(sa_column=Column(JSONB, nullable=False))
     reason: str = Field(sa_column=Column(Text, nullable=False))
-    event_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    proposed_by: UUID = Field(sa_column=_uuid())
-    created_at: datetime = Field(sa_column=_time())
+    event_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    proposed_by: UUID = Field(sa_column=uuid_column())
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class CorrectionApproval(SQLModel, table=True):
@@ -145,12 +126,12 @@ class CorrectionApproval(SQLModel, table=True):
     )
 
     correction_id: UUID = Field(
-        sa_column=_uuid(
+        sa_column=uuid_column(
             ForeignKey("settlement.correction.id", name="correction_approval_correction_id_fkey"),
             primary_key=True,
         )
     )
-    transfer_id: UUID = Field(sa_column=_uuid())
-    proposed_by: UUID = Field(sa_column=_uuid())
-    approved_by: UUID = Field(sa_column=_uuid())
-    approved_at: datetime = Field(sa_column=_time())
+    transfer_id: UUID = Field(sa_column=uuid_column())
+    proposed_by: UUID = Field(sa_column=uuid_column())
+    approved_by: UUID = Field(sa_column=uuid_column())
+    approved_at: datetime = Field(sa_column=moment_column())

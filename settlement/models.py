@@ -6,26 +6,28 @@ currency, gapless ``seq``, running balances, balances that follow postings, the 
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
-    LargeBinary,
     SmallInteger,
-    String,
-    Text,
     UniqueConstraint,
-    Uuid,
     text,
 )
 from sqlmodel import Field, SQLModel
+
+from market.kernel.columns import (
+    bigint_column,
+    bytes_column,
+    currency_column,
+    moment_column,
+    text_column,
+    uuid_column,
+)
 
 SCHEMA = {"schema": "settlement"}
 AMOUNT_SQL = "amount_minor BETWEEN 1 AND 1000000000000000"
@@ -47,30 +49,6 @@ class PayoutStatus(StrEnum):
     SUBMITTED = "submitted"
     PAID = "paid"
     FAILED = "failed"
-
-
-def _uuid(*args: Any, **options: Any) -> Any:
-    return Column(Uuid(), *args, **{"nullable": False, **options})
-
-
-def _text(**options: Any) -> Any:
-    return Column(Text, **{"nullable": False, **options})
-
-
-def _bigint(**options: Any) -> Any:
-    return Column(BigInteger, **{"nullable": False, **options})
-
-
-def _bytes(**options: Any) -> Any:
-    return Column(LargeBinary, **{"nullable": False, **options})
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
-
-
-def _currency() -> Any:
-    return Column(String(3), nullable=False)
 
 
 class Account(SQLModel, table=True):
@@ -99,14 +77,14 @@ class Account(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    kind: str = Field(sa_column=_text())
-    owner: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    currency: str = Field(sa_column=_currency())
-    posted: int = Field(sa_column=_bigint(server_default=text("0")))
-    held: int = Field(sa_column=_bigint(server_default=text("0")))
-    seq: int = Field(sa_column=_bigint(server_default=text("0")))
-    created_at: datetime = Field(sa_column=_time())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    kind: str = Field(sa_column=text_column())
+    owner: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    currency: str = Field(sa_column=currency_column())
+    posted: int = Field(sa_column=bigint_column(server_default=text("0")))
+    held: int = Field(sa_column=bigint_column(server_default=text("0")))
+    seq: int = Field(sa_column=bigint_column(server_default=text("0")))
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class Batch(SQLModel, table=True):
@@ -122,10 +100,10 @@ class Batch(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    root: bytes = Field(sa_column=_bytes())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    root: bytes = Field(sa_column=bytes_column())
     command_count: int = Field(sa_column=Column(Integer, nullable=False))
-    booked_at: datetime = Field(sa_column=_time())
+    booked_at: datetime = Field(sa_column=moment_column())
     format: int = Field(sa_column=Column(SmallInteger, nullable=False))
 
 
@@ -148,17 +126,17 @@ class Command(SQLModel, table=True):
         SCHEMA,
     )
 
-    key: str = Field(sa_column=_text(primary_key=True))
-    body_hash: bytes = Field(sa_column=_bytes())
-    leaf_hash: bytes = Field(sa_column=_bytes())
-    batch_id: UUID = Field(sa_column=_uuid())
+    key: str = Field(sa_column=text_column(primary_key=True))
+    body_hash: bytes = Field(sa_column=bytes_column())
+    leaf_hash: bytes = Field(sa_column=bytes_column())
+    batch_id: UUID = Field(sa_column=uuid_column())
     ordinal: int = Field(sa_column=Column(Integer, nullable=False))
-    type: str = Field(sa_column=_text())
-    transfer_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    hold_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    resolved_hold_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    code: str | None = Field(default=None, sa_column=_text(nullable=True))
-    detail: str | None = Field(default=None, sa_column=_text(nullable=True))
+    type: str = Field(sa_column=text_column())
+    transfer_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    hold_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    resolved_hold_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    code: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    detail: str | None = Field(default=None, sa_column=text_column(nullable=True))
 
 
 class Transfer(SQLModel, table=True):
@@ -176,12 +154,12 @@ class Transfer(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    kind: str = Field(sa_column=_text())
-    memo_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    reverses: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    event_at: datetime = Field(sa_column=_time())
-    booked_at: datetime = Field(sa_column=_time())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    kind: str = Field(sa_column=text_column())
+    memo_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    reverses: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    event_at: datetime = Field(sa_column=moment_column())
+    booked_at: datetime = Field(sa_column=moment_column())
 
 
 class Posting(SQLModel, table=True):
@@ -195,12 +173,12 @@ class Posting(SQLModel, table=True):
         SCHEMA,
     )
 
-    account_id: UUID = Field(sa_column=_uuid(primary_key=True))
-    seq: int = Field(sa_column=_bigint(primary_key=True, autoincrement=False))
-    transfer_id: UUID = Field(sa_column=_uuid())
-    currency: str = Field(sa_column=_currency())
-    amount: int = Field(sa_column=_bigint())
-    balance: int = Field(sa_column=_bigint())
+    account_id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    seq: int = Field(sa_column=bigint_column(primary_key=True, autoincrement=False))
+    transfer_id: UUID = Field(sa_column=uuid_column())
+    currency: str = Field(sa_column=currency_column())
+    amount: int = Field(sa_column=bigint_column())
+    balance: int = Field(sa_column=bigint_column())
 
 
 class Hold(SQLModel, table=True):
@@ -214,14 +192,14 @@ class Hold(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     account_id: UUID = Field(
-        sa_column=_uuid(ForeignKey("settlement.account.id", name="hold_account_id_fkey"))
+        sa_column=uuid_column(ForeignKey("settlement.account.id", name="hold_account_id_fkey"))
     )
-    amount: int = Field(sa_column=_bigint())
-    expires_at: datetime = Field(sa_column=_time())
-    memo_id: UUID | None = Field(default=None, sa_column=_uuid(nullable=True))
-    created_at: datetime = Field(sa_column=_time())
+    amount: int = Field(sa_column=bigint_column())
+    expires_at: datetime = Field(sa_column=moment_column())
+    memo_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class HoldResolution(SQLModel, table=True):
@@ -240,14 +218,14 @@ class HoldResolution(SQLModel, table=True):
     )
 
     hold_id: UUID = Field(
-        sa_column=_uuid(
+        sa_column=uuid_column(
             ForeignKey("settlement.hold.id", name="hold_resolution_hold_id_fkey"),
             primary_key=True,
         )
     )
-    outcome: str = Field(sa_column=_text())
-    captured: int = Field(sa_column=_bigint())
-    resolved_at: datetime = Field(sa_column=_time())
+    outcome: str = Field(sa_column=text_column())
+    captured: int = Field(sa_column=bigint_column())
+    resolved_at: datetime = Field(sa_column=moment_column())
 
 
 class ChainHead(SQLModel, table=True):
@@ -257,8 +235,8 @@ class ChainHead(SQLModel, table=True):
     __table_args__ = (CheckConstraint("id = 1", name="chain_head_single"), SCHEMA)
 
     id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
-    number: int = Field(sa_column=_bigint())
-    hash: bytes = Field(sa_column=_bytes())
+    number: int = Field(sa_column=bigint_column())
+    hash: bytes = Field(sa_column=bytes_column())
 
 
 class ChainLink(SQLModel, table=True):
@@ -272,10 +250,10 @@ class ChainLink(SQLModel, table=True):
         SCHEMA,
     )
 
-    number: int = Field(sa_column=_bigint(primary_key=True, autoincrement=False))
-    batch_id: UUID = Field(sa_column=_uuid())
-    prev_hash: bytes = Field(sa_column=_bytes())
-    hash: bytes = Field(sa_column=_bytes())
+    number: int = Field(sa_column=bigint_column(primary_key=True, autoincrement=False))
+    batch_id: UUID = Field(sa_column=uuid_column())
+    prev_hash: bytes = Field(sa_column=bytes_column())
+    hash: bytes = Field(sa_column=bytes_column())
 
 
 class Checkpoint(SQLModel, table=True):
@@ -287,10 +265,10 @@ class Checkpoint(SQLModel, table=True):
         SCHEMA,
     )
 
-    number: int = Field(sa_column=_bigint(primary_key=True, autoincrement=False))
-    hash: bytes = Field(sa_column=_bytes())
-    jws: str = Field(sa_column=_text())
-    created_at: datetime = Field(sa_column=_time())
+    number: int = Field(sa_column=bigint_column(primary_key=True, autoincrement=False))
+    hash: bytes = Field(sa_column=bytes_column())
+    jws: str = Field(sa_column=text_column())
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class TopUp(SQLModel, table=True):
@@ -310,20 +288,20 @@ class TopUp(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    party_id: UUID = Field(sa_column=_uuid())
-    amount_minor: int = Field(sa_column=_bigint())
-    currency: str = Field(sa_column=_currency())
-    card: str = Field(sa_column=_text())
-    rail: str = Field(sa_column=_text())
-    request_key: bytes = Field(sa_column=_bytes())
-    request_hash: bytes = Field(sa_column=_bytes())
-    status: str = Field(sa_column=_text())
-    failure_code: str | None = Field(default=None, sa_column=_text(nullable=True))
-    redirect_url: str | None = Field(default=None, sa_column=_text(nullable=True))
-    next_attempt_at: datetime = Field(sa_column=_time())
-    created_at: datetime = Field(sa_column=_time())
-    updated_at: datetime = Field(sa_column=_time())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    party_id: UUID = Field(sa_column=uuid_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=currency_column())
+    card: str = Field(sa_column=text_column())
+    rail: str = Field(sa_column=text_column())
+    request_key: bytes = Field(sa_column=bytes_column())
+    request_hash: bytes = Field(sa_column=bytes_column())
+    status: str = Field(sa_column=text_column())
+    failure_code: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    redirect_url: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    next_attempt_at: datetime = Field(sa_column=moment_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    updated_at: datetime = Field(sa_column=moment_column())
 
 
 class Payout(SQLModel, table=True):
@@ -346,18 +324,18 @@ class Payout(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_uuid(primary_key=True))
-    party_id: UUID = Field(sa_column=_uuid())
-    amount_minor: int = Field(sa_column=_bigint())
-    currency: str = Field(sa_column=_currency())
-    destination: str = Field(sa_column=_text())
-    rail: str = Field(sa_column=_text())
-    status: str = Field(sa_column=_text())
-    failure_code: str | None = Field(default=None, sa_column=_text(nullable=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    party_id: UUID = Field(sa_column=uuid_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=currency_column())
+    destination: str = Field(sa_column=text_column())
+    rail: str = Field(sa_column=text_column())
+    status: str = Field(sa_column=text_column())
+    failure_code: str | None = Field(default=None, sa_column=text_column(nullable=True))
     attempts: int = Field(sa_column=Column(Integer, nullable=False))
-    next_attempt_at: datetime = Field(sa_column=_time())
-    created_at: datetime = Field(sa_column=_time())
-    updated_at: datetime = Field(sa_column=_time())
+    next_attempt_at: datetime = Field(sa_column=moment_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    updated_at: datetime = Field(sa_column=moment_column())
 
 
 class JobCursor(SQLModel, table=True):
@@ -366,8 +344,8 @@ class JobCursor(SQLModel, table=True):
     __tablename__ = "job_cursor"
     __table_args__ = (SCHEMA,)
 
-    name: str = Field(sa_column=_text(primary_key=True))
-    position: str = Field(sa_column=_text())
+    name: str = Field(sa_column=text_column(primary_key=True))
+    position: str = Field(sa_column=text_column())
 
 
 class SandboxCharge(SQLModel, table=True):
@@ -388,14 +366,14 @@ class SandboxCharge(SQLModel, table=True):
         SCHEMA,
     )
 
-    key: UUID = Field(sa_column=_uuid(primary_key=True))
-    amount_minor: int = Field(sa_column=_bigint())
-    currency: str = Field(sa_column=_currency())
-    card: str = Field(sa_column=_text())
-    created_at: datetime = Field(sa_column=_time())
-    charged_back_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    authentication: str | None = Field(default=None, sa_column=_text(nullable=True))
-    authenticated_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    key: UUID = Field(sa_column=uuid_column(primary_key=True))
+    amount_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=currency_column())
+    card: str = Field(sa_column=text_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    charged_back_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    authentication: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    authenticated_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class SandboxRefund(SQLModel, table=True):
@@ -408,11 +386,11 @@ class SandboxRefund(SQLModel, table=True):
         SCHEMA,
     )
 
-    key: UUID = Field(sa_column=_uuid(primary_key=True))
-    charge_key: UUID = Field(sa_column=_uuid())
-    amount_minor: int = Field(sa_column=_bigint())
-    currency: str = Field(sa_column=_currency())
-    created_at: datetime = Field(sa_column=_time())
+    key: UUID = Field(sa_column=uuid_column(primary_key=True))
+    charge_key: UUID = Field(sa_column=uuid_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=currency_column())
+    created_at: datetime = Field(sa_column=moment_column())
 
 
 class SandboxPayout(SQLModel, table=True):
@@ -421,8 +399,8 @@ class SandboxPayout(SQLModel, table=True):
     __tablename__ = "sandbox_payout"
     __table_args__ = (CheckConstraint(AMOUNT_SQL, name="sandbox_payout_amount"), SCHEMA)
 
-    key: UUID = Field(sa_column=_uuid(primary_key=True))
-    amount_minor: int = Field(sa_column=_bigint())
-    currency: str = Field(sa_column=_currency())
-    destination: str = Field(sa_column=_text())
-    created_at: datetime = Field(sa_column=_time())
+    key: UUID = Field(sa_column=uuid_column(primary_key=True))
+    amount_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=currency_column())
+    destination: str = Field(sa_column=text_column())
+    created_at: datetime = Field(sa_column=moment_column())

@@ -9,9 +9,9 @@ from sqlalchemy import CheckConstraint, Column, Date, Index, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from settlement.columns import (
+from market.kernel.columns import (
+    bigint_column,
     currency_column,
-    minor_column,
     moment_column,
     text_column,
     uuid_column,
@@ -55,8 +55,8 @@ class PayoutSchedule(SQLModel, table=True):
     party_id: UUID = Field(sa_column=uuid_column(primary_key=True))
     currency: str = Field(sa_column=currency_column(primary_key=True))
     interval: str = Field(sa_column=text_column())
-    minimum_minor: int = Field(sa_column=minor_column())
-    keep_minor: int = Field(sa_column=minor_column())
+    minimum_minor: int = Field(sa_column=bigint_column())
+    keep_minor: int = Field(sa_column=bigint_column())
     destination: str | None = Field(default=None, sa_column=text_column(nullable=True))
     next_on: date | None = Field(default=None, sa_column=Column(Date, nullable=True))
     updated_at: datetime = Field(sa_column=moment_column())
@@ -102,10 +102,10 @@ class PayoutRunLine(SQLModel, table=True):
     currency: str = Field(sa_column=currency_column(primary_key=True))
     payout_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     skipped: str | None = Field(default=None, sa_column=text_column(nullable=True))
-    balance_minor: int = Field(sa_column=minor_column())
-    netted_minor: int = Field(sa_column=minor_column())
-    held_back_minor: int = Field(sa_column=minor_column())
-    amount_minor: int = Field(sa_column=minor_column())
+    balance_minor: int = Field(sa_column=bigint_column())
+    netted_minor: int = Field(sa_column=bigint_column())
+    held_back_minor: int = Field(sa_column=bigint_column())
+    amount_minor: int = Field(sa_column=bigint_column())
     at: datetime = Field(sa_column=moment_column())
 
 
@@ -123,8 +123,8 @@ class WriteOff(SQLModel, table=True):
     id: UUID = Field(sa_column=uuid_column(primary_key=True))
     party_id: UUID = Field(sa_column=uuid_column())
     currency: str = Field(sa_column=currency_column())
-    amount_minor: int = Field(sa_column=minor_column())
-    recovered_minor: int = Field(sa_column=minor_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    recovered_minor: int = Field(sa_column=bigint_column())
     reason: str = Field(sa_column=text_column())
     created_at: datetime = Field(sa_column=moment_column())
 

@@ -9,15 +9,18 @@ from sqlalchemy import CheckConstraint, Column, Date, Index, UniqueConstraint, t
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from settlement.columns import (
-    count_column,
+from market.kernel.columns import (
+    bigint_column,
     currency_column,
-    minor_column,
+    integer_column,
     moment_column,
     text_column,
     uuid_column,
 )
 from settlement.models import SCHEMA
+
+# ISO 4217 for "no currency": keys need a value where a case concerns none.
+NO_CURRENCY = "XXX"
 
 
 class CaseKind(StrEnum):
@@ -88,8 +91,8 @@ class RailMovement(SQLModel, table=True):
     kind: str = Field(sa_column=text_column())
     source: str | None = Field(default=None, sa_column=text_column(nullable=True))
     key: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
-    amount_minor: int = Field(sa_column=minor_column())
-    fee_minor: int = Field(sa_column=minor_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    fee_minor: int = Field(sa_column=bigint_column())
     currency: str = Field(sa_column=currency_column())
     moved_at: datetime = Field(sa_column=moment_column())
     read_at: datetime = Field(sa_column=moment_column())
@@ -110,10 +113,10 @@ class Reconciliation(SQLModel, table=True):
     rail: str = Field(sa_column=text_column())
     since: datetime = Field(sa_column=moment_column())
     until: datetime = Field(sa_column=moment_column())
-    movement_count: int = Field(sa_column=count_column())
-    subject_count: int = Field(sa_column=count_column())
-    in_flight_count: int = Field(sa_column=count_column())
-    difference_count: int = Field(sa_column=count_column())
+    movement_count: int = Field(sa_column=integer_column())
+    subject_count: int = Field(sa_column=integer_column())
+    in_flight_count: int = Field(sa_column=integer_column())
+    difference_count: int = Field(sa_column=integer_column())
     totals: list[dict[str, Any]] = Field(sa_column=Column(JSONB, nullable=False))
     created_at: datetime = Field(sa_column=moment_column())
 
@@ -161,8 +164,8 @@ class RailCase(SQLModel, table=True):
     subject_id: UUID = Field(sa_column=uuid_column())
     party_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     currency: str = Field(sa_column=currency_column())
-    ledger_minor: int = Field(sa_column=minor_column())
-    rail_minor: int = Field(sa_column=minor_column())
+    ledger_minor: int = Field(sa_column=bigint_column())
+    rail_minor: int = Field(sa_column=bigint_column())
     detail: str = Field(sa_column=text_column())
     state: str = Field(sa_column=text_column())
     opened_at: datetime = Field(sa_column=moment_column())
@@ -195,10 +198,10 @@ class ChargebackRecord(SQLModel, table=True):
     dispute: str = Field(sa_column=text_column())
     top_up_id: UUID = Field(sa_column=uuid_column())
     currency: str = Field(sa_column=currency_column())
-    amount_minor: int = Field(sa_column=minor_column())
-    party_minor: int = Field(sa_column=minor_column())
-    steps: int = Field(sa_column=count_column())
-    postings: int = Field(sa_column=count_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    party_minor: int = Field(sa_column=bigint_column())
+    steps: int = Field(sa_column=integer_column())
+    postings: int = Field(sa_column=integer_column())
     outcome: str = Field(sa_column=text_column())
     hold_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     checked_at: datetime = Field(sa_column=moment_column())

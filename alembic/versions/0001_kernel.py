@@ -14,6 +14,23 @@ depends_on = None
 
 def upgrade() -> None:
     create_schema(op, "kernel")
+    _outbox()
+    _idempotent_answers()
+    _market_time()
+    op.execute(
+        "CREATE FUNCTION kernel.deny_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE EXCEPTION '%.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME "
+        "USING ERRCODE = 'restrict_violation'; END $$"
+    )
+    # Events are pruned by age, answers too; neither is ever changed.
+    grant(op, "kernel.outbox", "select, insert, delete")
+    grant(op, "kernel.idempotent_answer", "select, insert, delete")
+    grant(op, "kernel.sandbox_clock", "select, update")
+    # Readiness compares the schema's revision with the code's.
+    grant(op, "public.alembic_version", "select")
+
+
+def _outbox() -> None:
     op.create_table(
         "outbox",
         sa.Column("seq", sa.BigInteger(), sa.Identity(always=True), primary_key=True),
@@ -40,6 +57,9 @@ def upgrade() -> None:
     op.create_index(
         "outbox_parties", "outbox", ["parties"], schema="kernel", postgresql_using="gin"
     )
+
+
+def _idempotent_answers() -> None:
     op.create_table(
         "idempotent_answer",
         sa.Column("scope", sa.Uuid(), primary_key=True),
@@ -64,6 +84,9 @@ def upgrade() -> None:
     op.create_index(
         "idempotent_answer_created_at", "idempotent_answer", ["created_at"], schema="kernel"
     )
+
+
+def _market_time() -> None:
     op.create_table(
         "sandbox_clock",
         sa.Column("id", sa.SmallInteger(), primary_key=True, autoincrement=False),
@@ -79,17 +102,6 @@ def upgrade() -> None:
         "CREATE FUNCTION kernel.market_now() RETURNS timestamptz LANGUAGE sql STABLE AS "
         "$$ SELECT now() + (SELECT ahead FROM kernel.sandbox_clock WHERE id = 1) $$"
     )
-    op.execute(
-        "CREATE FUNCTION kernel.deny_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "RAISE EXCEPTION '%.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME "
-        "USING ERRCODE = 'restrict_violation'; END $$"
-    )
-    # Events are pruned by age, answers too; neither is ever changed.
-    grant(op, "kernel.outbox", "select, insert, delete")
-    grant(op, "kernel.idempotent_answer", "select, insert, delete")
-    grant(op, "kernel.sandbox_clock", "select, update")
-    # Readiness compares the schema's revision with the code's.
-    grant(op, "public.alembic_version", "select")
 
 
 def downgrade() -> None:

@@ -1,6 +1,6 @@
 """HTTP of auctions, bids and proofs."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
@@ -14,7 +14,7 @@ from market.auctions.schemas import (
     BidInput,
     BidView,
 )
-from market.kernel.http import IdempotentRoute, KernelDep, problems
+from market.kernel.http import IdempotentRoute, KernelDep, created, problems
 from market.kernel.ids import AuctionId, BidId, ListingId
 from market.kernel.schemas import Page, PageQuery
 from market.parties.access import ActorDep, BuyerDep, OperatorDep, SellerDep
@@ -23,18 +23,8 @@ router = APIRouter(route_class=IdempotentRoute, tags=["auctions"])
 trace_section.install()
 
 PageDep = Annotated[PageQuery, Depends()]
-_HEADER: dict[str, Any] = {"schema": {"type": "string"}}
 _WRITE = problems(400, 401, 403, 404, 409, 422)
 _PAID = problems(400, 401, 402, 403, 404, 409, 422)
-
-
-def _created(what: str, parameter: str, *operations: str) -> dict[int | str, dict[str, Any]]:
-    """The 201 of a POST, with links to what can be done next."""
-    links = {
-        operation: {"operationId": operation, "parameters": {parameter: "$response.body#/id"}}
-        for operation in operations
-    }
-    return {201: {"description": what, "headers": {"Location": _HEADER}, "links": links}}
 
 
 @router.post(
@@ -42,7 +32,7 @@ def _created(what: str, parameter: str, *operations: str) -> dict[int | str, dic
     operation_id="create_auction",
     status_code=201,
     responses={
-        **_created("The auction", "auction_id", "show_auction", "place_bid", "cancel_auction"),
+        **created("The auction", "auction_id", "show_auction", "place_bid", "cancel_auction"),
         **_WRITE,
     },
 )
@@ -86,7 +76,7 @@ async def cancel_auction(
     "/v1/auctions/{auction_id}/bids",
     operation_id="place_bid",
     status_code=201,
-    responses={**_created("The bid", "bid_id", "show_bid", "raise_bid", "withdraw_bid"), **_PAID},
+    responses={**created("The bid", "bid_id", "show_bid", "raise_bid", "withdraw_bid"), **_PAID},
 )
 async def place_bid(
     kernel: KernelDep, actor: BuyerDep, auction_id: AuctionId, body: BidInput

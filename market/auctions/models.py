@@ -11,21 +11,25 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
-    Text,
     UniqueConstraint,
     Uuid,
     text,
 )
 from sqlmodel import Field, SQLModel
+
+from market.kernel.columns import (
+    bigint_column,
+    integer_column,
+    moment_column,
+    text_column,
+    uuid_column,
+)
 
 SCHEMA = {"schema": "auctions"}
 # What one transaction decides.
@@ -73,26 +77,6 @@ AUCTION_TRANSITIONS: dict[AuctionStatus, frozenset[AuctionStatus]] = {
     AuctionStatus.UNSOLD: frozenset(),
     AuctionStatus.CANCELLED: frozenset(),
 }
-
-
-def _id(*, primary: bool = False, nullable: bool = False) -> Any:
-    return Column(Uuid, primary_key=primary, nullable=nullable)
-
-
-def _words(*, nullable: bool = False) -> Any:
-    return Column(Text, nullable=nullable)
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
-
-
-def _big(*, nullable: bool = False) -> Any:
-    return Column(BigInteger, nullable=nullable)
-
-
-def _count(*, nullable: bool = False) -> Any:
-    return Column(Integer, nullable=nullable)
 
 
 def _auction(name: str) -> Any:
@@ -148,29 +132,29 @@ class Auction(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
-    seller_id: UUID = Field(sa_column=_id())
-    listing_id: UUID = Field(sa_column=_id())
-    product_id: UUID = Field(sa_column=_id())
-    plan_id: UUID = Field(sa_column=_id())
-    rule: str = Field(sa_column=_words())
-    licenses: int | None = Field(default=None, sa_column=_count(nullable=True))
-    reserve_minor: int = Field(sa_column=_big())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    seller_id: UUID = Field(sa_column=uuid_column())
+    listing_id: UUID = Field(sa_column=uuid_column())
+    product_id: UUID = Field(sa_column=uuid_column())
+    plan_id: UUID = Field(sa_column=uuid_column())
+    rule: str = Field(sa_column=text_column())
+    licenses: int | None = Field(default=None, sa_column=integer_column(nullable=True))
+    reserve_minor: int = Field(sa_column=bigint_column())
     reserve_hidden: bool = Field(sa_column=Column(Boolean, nullable=False))
-    currency: str = Field(sa_column=_words())
-    opens_at: datetime = Field(sa_column=_time())
-    closes_at: datetime = Field(sa_column=_time())
-    status: str = Field(sa_column=_words())
+    currency: str = Field(sa_column=text_column())
+    opens_at: datetime = Field(sa_column=moment_column())
+    closes_at: datetime = Field(sa_column=moment_column())
+    status: str = Field(sa_column=text_column())
     seed: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
-    commitment: str | None = Field(default=None, sa_column=_words(nullable=True))
-    bid_count: int = Field(default=0, sa_column=_count())
-    bid_seq: int = Field(default=0, sa_column=_big())
-    winner_count: int | None = Field(default=None, sa_column=_count(nullable=True))
-    price_low_minor: int | None = Field(default=None, sa_column=_big(nullable=True))
-    price_high_minor: int | None = Field(default=None, sa_column=_big(nullable=True))
-    reason: str | None = Field(default=None, sa_column=_words(nullable=True))
-    created_at: datetime = Field(sa_column=_time())
-    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    commitment: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    bid_count: int = Field(default=0, sa_column=integer_column())
+    bid_seq: int = Field(default=0, sa_column=bigint_column())
+    winner_count: int | None = Field(default=None, sa_column=integer_column(nullable=True))
+    price_low_minor: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
+    price_high_minor: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
+    reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    created_at: datetime = Field(sa_column=moment_column())
+    closed_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class AuctionBid(SQLModel, table=True):
@@ -205,18 +189,18 @@ class AuctionBid(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     auction_id: UUID = Field(sa_column=_auction("bid_auction"))
-    bidder_id: UUID = Field(sa_column=_id())
-    ref: int = Field(sa_column=_big())
-    amount_minor: int = Field(sa_column=_big())
-    hold_id: UUID = Field(sa_column=_id())
-    status: str = Field(sa_column=_words())
-    price_minor: int | None = Field(default=None, sa_column=_big(nullable=True))
-    agreement_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
-    created_at: datetime = Field(sa_column=_time())
-    updated_at: datetime = Field(sa_column=_time())
-    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    bidder_id: UUID = Field(sa_column=uuid_column())
+    ref: int = Field(sa_column=bigint_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    hold_id: UUID = Field(sa_column=uuid_column())
+    status: str = Field(sa_column=text_column())
+    price_minor: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
+    agreement_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    created_at: datetime = Field(sa_column=moment_column())
+    updated_at: datetime = Field(sa_column=moment_column())
+    closed_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class AuctionAward(SQLModel, table=True):
@@ -232,19 +216,19 @@ class AuctionAward(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     auction_id: UUID = Field(sa_column=_auction("award_auction_fk"))
     bid_id: UUID = Field(
         sa_column=Column(Uuid, ForeignKey("auctions.bid.id", name="award_bid_fk"), nullable=False)
     )
-    plan_id: UUID = Field(sa_column=_id())
-    listing_id: UUID = Field(sa_column=_id())
-    buyer_id: UUID = Field(sa_column=_id())
-    seller_id: UUID = Field(sa_column=_id())
-    price_minor: int = Field(sa_column=_big())
-    currency: str = Field(sa_column=_words())
-    agreement_id: UUID = Field(sa_column=_id())
-    at: datetime = Field(sa_column=_time())
+    plan_id: UUID = Field(sa_column=uuid_column())
+    listing_id: UUID = Field(sa_column=uuid_column())
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    seller_id: UUID = Field(sa_column=uuid_column())
+    price_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=text_column())
+    agreement_id: UUID = Field(sa_column=uuid_column())
+    at: datetime = Field(sa_column=moment_column())
 
 
 class AuctionStep(SQLModel, table=True):
@@ -256,12 +240,12 @@ class AuctionStep(SQLModel, table=True):
     __tablename__ = "step"
     __table_args__ = (Index("step_auction", "auction_id", "id"), SCHEMA)
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     auction_id: UUID = Field(sa_column=_auction("step_auction_fk"))
-    bid_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
-    action: str = Field(sa_column=_words())
-    status: str = Field(sa_column=_words())
-    reason: str | None = Field(default=None, sa_column=_words(nullable=True))
-    actor_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
-    credential_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
-    at: datetime = Field(sa_column=_time())
+    bid_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    action: str = Field(sa_column=text_column())
+    status: str = Field(sa_column=text_column())
+    reason: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    actor_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    credential_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    at: datetime = Field(sa_column=moment_column())

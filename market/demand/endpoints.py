@@ -18,7 +18,15 @@ from market.demand.schemas import (
     RequestQuoteView,
     RequestView,
 )
-from market.kernel.http import IdempotentRoute, IfMatch, KernelDep, etag, problems
+from market.kernel.http import (
+    TEXT_HEADER,
+    IdempotentRoute,
+    IfMatch,
+    KernelDep,
+    created,
+    etag,
+    problems,
+)
 from market.kernel.ids import AlertId, QuoteId, RequestId
 from market.kernel.schemas import Page, PageQuery
 from market.parties.access import ActorDep, BuyerDep, SellerDep, TraderDep
@@ -26,23 +34,10 @@ from market.parties.access import ActorDep, BuyerDep, SellerDep, TraderDep
 router = APIRouter(route_class=IdempotentRoute, tags=["demand"])
 
 PageDep = Annotated[PageQuery, Depends()]
-_HEADER: dict[str, Any] = {"schema": {"type": "string"}}
 _ETAG: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The request", "headers": {"ETag": _HEADER}}
+    200: {"description": "The request", "headers": {"ETag": TEXT_HEADER}}
 }
 _WRITE = problems(400, 401, 403, 404, 409, 422)
-
-
-def _created(what: str, parameter: str, *operations: str) -> dict[int | str, dict[str, Any]]:
-    """The 201 of a POST, with links to what can be done next."""
-    links = {
-        operation: {
-            "operationId": operation,
-            "parameters": {parameter: "$response.body#/id"},
-        }
-        for operation in operations
-    }
-    return {201: {"description": what, "headers": {"Location": _HEADER}, "links": links}}
 
 
 @router.post(
@@ -50,7 +45,7 @@ def _created(what: str, parameter: str, *operations: str) -> dict[int | str, dic
     operation_id="create_request",
     status_code=201,
     responses={
-        **_created("The request", "request_id", "show_request", "list_matches", "close_request"),
+        **created("The request", "request_id", "show_request", "list_matches", "close_request"),
         **_WRITE,
     },
 )
@@ -142,7 +137,7 @@ async def list_matches(
     operation_id="make_quote",
     status_code=201,
     responses={
-        **_created(
+        **created(
             "The quote",
             "request_quote_id",
             "show_quote",

@@ -10,22 +10,21 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
     SmallInteger,
-    Text,
     UniqueConstraint,
     Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+
+from market.kernel.columns import bigint_column, moment_column, text_column, uuid_column
 
 SCHEMA = {"schema": "demand"}
 # Proposals of one quote, the first included: a negotiation that needs more is a new quote.
@@ -80,22 +79,6 @@ class AlertReason(StrEnum):
     PRICE_FELL = "price_fell"
 
 
-def _id(*, primary: bool = False, nullable: bool = False) -> Any:
-    return Column(Uuid, primary_key=primary, nullable=nullable)
-
-
-def _words(*, nullable: bool = False) -> Any:
-    return Column(Text, nullable=nullable)
-
-
-def _time(*, nullable: bool = False) -> Any:
-    return Column(DateTime(timezone=True), nullable=nullable)
-
-
-def _big() -> Any:
-    return Column(BigInteger, nullable=False)
-
-
 def _request(name: str, *, primary: bool = False) -> Any:
     return Column(
         Uuid, ForeignKey("demand.request.id", name=name), primary_key=primary, nullable=False
@@ -135,21 +118,21 @@ class Request(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
-    buyer_id: UUID = Field(sa_column=_id())
-    status: str = Field(sa_column=_words())
-    title: str = Field(sa_column=_words())
-    text: str = Field(sa_column=_words())
-    category: str | None = Field(default=None, sa_column=_words(nullable=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    status: str = Field(sa_column=text_column())
+    title: str = Field(sa_column=text_column())
+    text: str = Field(sa_column=text_column())
+    category: str | None = Field(default=None, sa_column=text_column(nullable=True))
     constraints: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
-    visibility: str = Field(sa_column=_words())
+    visibility: str = Field(sa_column=text_column())
     standing: bool = Field(sa_column=Column(Boolean, nullable=False))
     revision: int = Field(default=1, sa_column=Column(Integer, nullable=False))
-    expires_at: datetime = Field(sa_column=_time())
-    created_at: datetime = Field(sa_column=_time())
-    updated_at: datetime = Field(sa_column=_time())
-    opened_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    expires_at: datetime = Field(sa_column=moment_column())
+    created_at: datetime = Field(sa_column=moment_column())
+    updated_at: datetime = Field(sa_column=moment_column())
+    opened_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    closed_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class Invitation(SQLModel, table=True):
@@ -159,7 +142,7 @@ class Invitation(SQLModel, table=True):
     __table_args__ = (Index("invitation_party", "party_id", "request_id"), SCHEMA)
 
     request_id: UUID = Field(sa_column=_request("invitation_request", primary=True))
-    party_id: UUID = Field(sa_column=_id(primary=True))
+    party_id: UUID = Field(sa_column=uuid_column(primary_key=True))
 
 
 class Quote(SQLModel, table=True):
@@ -206,24 +189,24 @@ class Quote(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     request_id: UUID = Field(sa_column=_request("quote_request_fk"))
     request_revision: int = Field(sa_column=Column(Integer, nullable=False))
-    buyer_id: UUID = Field(sa_column=_id())
-    seller_id: UUID = Field(sa_column=_id())
-    listing_id: UUID = Field(sa_column=_id())
-    plan_id: UUID = Field(sa_column=_id())
-    currency: str = Field(sa_column=_words())
-    status: str = Field(sa_column=_words())
-    turn: str = Field(sa_column=_words())
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    seller_id: UUID = Field(sa_column=uuid_column())
+    listing_id: UUID = Field(sa_column=uuid_column())
+    plan_id: UUID = Field(sa_column=uuid_column())
+    currency: str = Field(sa_column=text_column())
+    status: str = Field(sa_column=text_column())
+    turn: str = Field(sa_column=text_column())
     round: int = Field(sa_column=Column(SmallInteger, nullable=False))
-    price_minor: int = Field(sa_column=_big())
-    lots: int = Field(sa_column=_big())
-    valid_until: datetime = Field(sa_column=_time())
-    agreement_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
-    created_at: datetime = Field(sa_column=_time())
-    updated_at: datetime = Field(sa_column=_time())
-    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    price_minor: int = Field(sa_column=bigint_column())
+    lots: int = Field(sa_column=bigint_column())
+    valid_until: datetime = Field(sa_column=moment_column())
+    agreement_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    created_at: datetime = Field(sa_column=moment_column())
+    updated_at: datetime = Field(sa_column=moment_column())
+    closed_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class Proposal(SQLModel, table=True):
@@ -244,12 +227,12 @@ class Proposal(SQLModel, table=True):
         )
     )
     round: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
-    side: str = Field(sa_column=_words())
-    price_minor: int = Field(sa_column=_big())
-    lots: int = Field(sa_column=_big())
-    valid_until: datetime = Field(sa_column=_time())
-    note: str | None = Field(default=None, sa_column=_words(nullable=True))
-    at: datetime = Field(sa_column=_time())
+    side: str = Field(sa_column=text_column())
+    price_minor: int = Field(sa_column=bigint_column())
+    lots: int = Field(sa_column=bigint_column())
+    valid_until: datetime = Field(sa_column=moment_column())
+    note: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    at: datetime = Field(sa_column=moment_column())
 
 
 class Award(SQLModel, table=True):
@@ -271,22 +254,22 @@ class Award(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     request_id: UUID = Field(sa_column=_request("award_request_fk"))
     quote_id: UUID = Field(
         sa_column=Column(Uuid, ForeignKey("demand.quote.id", name="award_quote_fk"), nullable=False)
     )
-    plan_id: UUID = Field(sa_column=_id())
-    listing_id: UUID = Field(sa_column=_id())
-    buyer_id: UUID = Field(sa_column=_id())
-    seller_id: UUID = Field(sa_column=_id())
-    lots: int = Field(sa_column=_big())
-    price_minor: int = Field(sa_column=_big())
-    amount_minor: int = Field(sa_column=_big())
-    currency: str = Field(sa_column=_words())
-    agreement_id: UUID = Field(sa_column=_id())
-    accepted_by: str = Field(sa_column=_words())
-    at: datetime = Field(sa_column=_time())
+    plan_id: UUID = Field(sa_column=uuid_column())
+    listing_id: UUID = Field(sa_column=uuid_column())
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    seller_id: UUID = Field(sa_column=uuid_column())
+    lots: int = Field(sa_column=bigint_column())
+    price_minor: int = Field(sa_column=bigint_column())
+    amount_minor: int = Field(sa_column=bigint_column())
+    currency: str = Field(sa_column=text_column())
+    agreement_id: UUID = Field(sa_column=uuid_column())
+    accepted_by: str = Field(sa_column=text_column())
+    at: datetime = Field(sa_column=moment_column())
 
 
 class Step(SQLModel, table=True):
@@ -299,14 +282,14 @@ class Step(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
-    subject: str = Field(sa_column=_words())
-    subject_id: UUID = Field(sa_column=_id())
-    action: str = Field(sa_column=_words())
-    status: str = Field(sa_column=_words())
-    actor_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
-    credential_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
-    at: datetime = Field(sa_column=_time())
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
+    subject: str = Field(sa_column=text_column())
+    subject_id: UUID = Field(sa_column=uuid_column())
+    action: str = Field(sa_column=text_column())
+    status: str = Field(sa_column=text_column())
+    actor_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    credential_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
+    at: datetime = Field(sa_column=moment_column())
 
 
 class Alert(SQLModel, table=True):
@@ -328,16 +311,16 @@ class Alert(SQLModel, table=True):
         SCHEMA,
     )
 
-    id: UUID = Field(sa_column=_id(primary=True))
+    id: UUID = Field(sa_column=uuid_column(primary_key=True))
     request_id: UUID = Field(sa_column=_request("alert_request"))
-    buyer_id: UUID = Field(sa_column=_id())
-    listing_id: UUID = Field(sa_column=_id())
-    version_id: UUID = Field(sa_column=_id())
-    reason: str = Field(sa_column=_words())
-    cost_minor: int = Field(sa_column=_big())
-    currency: str | None = Field(default=None, sa_column=_words(nullable=True))
-    created_at: datetime = Field(sa_column=_time())
-    read_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    buyer_id: UUID = Field(sa_column=uuid_column())
+    listing_id: UUID = Field(sa_column=uuid_column())
+    version_id: UUID = Field(sa_column=uuid_column())
+    reason: str = Field(sa_column=text_column())
+    cost_minor: int = Field(sa_column=bigint_column())
+    currency: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    created_at: datetime = Field(sa_column=moment_column())
+    read_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
 
 
 class Reading(SQLModel, table=True):
@@ -351,6 +334,6 @@ class Reading(SQLModel, table=True):
     __table_args__ = (CheckConstraint("id = 1", name="reading_single"), SCHEMA)
 
     id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
-    txid: int = Field(sa_column=_big())
-    seq: int = Field(sa_column=_big())
-    request_id: UUID | None = Field(default=None, sa_column=_id(nullable=True))
+    txid: int = Field(sa_column=bigint_column())
+    seq: int = Field(sa_column=bigint_column())
+    request_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))

@@ -100,6 +100,18 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
+TEXT_HEADER: dict[str, Any] = {"schema": {"type": "string"}}
+
+
+def created(what: str, parameter: str, *operations: str) -> dict[int | str, dict[str, Any]]:
+    """The ``responses=`` entry of a 201, with links to the operations that take the new id."""
+    links = {
+        operation: {"operationId": operation, "parameters": {parameter: "$response.body#/id"}}
+        for operation in operations
+    }
+    return {201: {"description": what, "headers": {"Location": TEXT_HEADER}, "links": links}}
+
+
 # Refusals of this request's headers that wait until the caller and the request are known good.
 _postponed: ContextVar[list[MarketError] | None] = ContextVar("postponed_refusals", default=None)
 

@@ -9,6 +9,7 @@ from market.kernel.ids import CallAuctionId, PlanId
 from market.kernel.schemas import Page, PageQuery
 from market.matching import call_auctions, decisions
 from market.matching.commands import ControlAction
+from market.matching.control_endpoints import DecideDep
 from market.matching.control_schemas import CallAuctionInput, CallAuctionView, ReasonInput
 from market.matching.endpoints import EngineDep, response_of
 from market.parties.access import OperatorDep
@@ -65,20 +66,7 @@ async def show_call_auction(kernel: KernelDep, call_auction_id: CallAuctionId) -
     responses=_CHANGE,
 )
 async def cancel_call_auction(
-    request: Request,
-    engine: EngineDep,
-    actor: OperatorDep,
-    call_auction_id: CallAuctionId,
-    body: ReasonInput,
+    decide: DecideDep, call_auction_id: CallAuctionId, body: ReasonInput
 ) -> Response:
     """Call off an auction that has not begun."""
-    return response_of(
-        await decisions.decide(
-            engine,
-            actor,
-            ControlAction.CANCEL_CALL,
-            call_auction_id,
-            body.reason,
-            request_id=request_id_of(request),
-        )
-    )
+    return await decide(ControlAction.CANCEL_CALL, call_auction_id, body.reason)

@@ -1,6 +1,11 @@
 """HTTP of what operators control, and of what everybody may know about it."""
 
-from fastapi import APIRouter, Request, Response
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request, Response
 
 from market.kernel.http import IdempotentRoute, KernelDep, problems, request_id_of
 from market.kernel.ids import PartyId, PlanId
@@ -23,6 +28,32 @@ router = APIRouter(prefix="/v1", tags=["matching"], route_class=IdempotentRoute)
 _CHANGE = problems(400, 401, 403, 404, 409, 422, 503)
 _PUT = problems(400, 401, 403, 404, 422, 503)
 _MARKET_CHANGE = problems(400, 401, 403, 409, 422, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Has the engine carry out a decision of the request's operator; answers as the engine does."""
+
+    request: Request
+    engine: EngineDep
+    actor: OperatorDep
+
+    async def __call__(
+        self,
+        action: ControlAction,
+        subject_id: UUID,
+        reason: str,
+        terms: Mapping[str, Any] | None = None,
+    ) -> Response:
+        request_id = request_id_of(self.request)
+        return response_of(
+            await decisions.decide(
+                self.engine, self.actor, action, subject_id, reason, terms, request_id=request_id
+            )
+        )
+
+
+DecideDep = Annotated[Decide, Depends()]
 
 
 @router.get("/instruments/{plan_id}", operation_id="show_instrument", responses=problems(404, 422))
@@ -54,20 +85,9 @@ async def set_instrument_rules(
     response_model=InstrumentView,
     responses=_CHANGE,
 )
-async def halt_instrument(
-    request: Request, engine: EngineDep, actor: OperatorDep, plan_id: PlanId, body: ReasonInput
-) -> Response:
+async def halt_instrument(decide: DecideDep, plan_id: PlanId, body: ReasonInput) -> Response:
     """Take cancels and reductions only, until resumed."""
-    return response_of(
-        await decisions.decide(
-            engine,
-            actor,
-            ControlAction.HALT,
-            plan_id,
-            body.reason,
-            request_id=request_id_of(request),
-        )
-    )
+    return await decide(ControlAction.HALT, plan_id, body.reason)
 
 
 @router.post(
@@ -77,21 +97,9 @@ async def halt_instrument(
     response_model=InstrumentView,
     responses=_CHANGE,
 )
-async def resume_instrument(
-    request: Request, engine: EngineDep, actor: OperatorDep, plan_id: PlanId, body: ResumeInput
-) -> Response:
+async def resume_instrument(decide: DecideDep, plan_id: PlanId, body: ResumeInput) -> Response:
     """Lift the halt of an instrument, at once or through a call auction."""
-    return response_of(
-        await decisions.decide(
-            engine,
-            actor,
-            ControlAction.RESUME,
-            plan_id,
-            body.reason,
-            {"auction_s": body.auction_s},
-            request_id=request_id_of(request),
-        )
-    )
+    return await decide(ControlAction.RESUME, plan_id, body.reason, {"auction_s": body.auction_s})
 
 
 @router.get("/market", operation_id="show_market")
@@ -107,20 +115,9 @@ async def show_market(kernel: KernelDep) -> MarketView:
     response_model=MarketView,
     responses=_MARKET_CHANGE,
 )
-async def halt_market(
-    request: Request, engine: EngineDep, actor: OperatorDep, body: ReasonInput
-) -> Response:
+async def halt_market(decide: DecideDep, body: ReasonInput) -> Response:
     """Halt every instrument; their own halts and auctions stay as they are."""
-    return response_of(
-        await decisions.decide(
-            engine,
-            actor,
-            ControlAction.HALT_MARKET,
-            MARKET,
-            body.reason,
-            request_id=request_id_of(request),
-        )
-    )
+    return await decide(ControlAction.HALT_MARKET, MARKET, body.reason)
 
 
 @router.post(
@@ -130,20 +127,9 @@ async def halt_market(
     response_model=MarketView,
     responses=_MARKET_CHANGE,
 )
-async def resume_market(
-    request: Request, engine: EngineDep, actor: OperatorDep, body: ReasonInput
-) -> Response:
+async def resume_market(decide: DecideDep, body: ReasonInput) -> Response:
     """Lift the halt of the market."""
-    return response_of(
-        await decisions.decide(
-            engine,
-            actor,
-            ControlAction.RESUME_MARKET,
-            MARKET,
-            body.reason,
-            request_id=request_id_of(request),
-        )
-    )
+    return await decide(ControlAction.RESUME_MARKET, MARKET, body.reason)
 
 
 @router.get(
@@ -161,20 +147,9 @@ async def show_trading(kernel: KernelDep, actor: ActorDep, party_id: PartyId) ->
     response_model=TradingView,
     responses=_CHANGE,
 )
-async def block_trading(
-    request: Request, engine: EngineDep, actor: OperatorDep, party_id: PartyId, body: ReasonInput
-) -> Response:
+async def block_trading(decide: DecideDep, party_id: PartyId, body: ReasonInput) -> Response:
     """Kill switch: cancel all orders of a party and refuse new ones, and quotes, until lifted."""
-    return response_of(
-        await decisions.decide(
-            engine,
-            actor,
-            ControlAction.BLOCK,
-            party_id,
-            body.reason,
-            request_id=request_id_of(request),
-        )
-    )
+    return await decide(ControlAction.BLOCK, party_id, body.reason)
 
 
 @router.post(
@@ -184,20 +159,9 @@ async def block_trading(
     response_model=TradingView,
     responses=_CHANGE,
 )
-async def unblock_trading(
-    request: Request, engine: EngineDep, actor: OperatorDep, party_id: PartyId, body: ReasonInput
-) -> Response:
+async def unblock_trading(decide: DecideDep, party_id: PartyId, body: ReasonInput) -> Response:
     """Lift a party's kill switch; its cancelled orders stay cancelled."""
-    return response_of(
-        await decisions.decide(
-            engine,
-            actor,
-            ControlAction.UNBLOCK,
-            party_id,
-            body.reason,
-            request_id=request_id_of(request),
-        )
-    )
+    return await decide(ControlAction.UNBLOCK, party_id, body.reason)
 
 
 @router.put(

@@ -11,6 +11,7 @@ from market.kernel.schemas import Page, PageQuery
 from market.matching import market_data, orders
 from market.matching.engine import MatchingEngine
 from market.matching.models import OrderStatus
+from market.matching.paths import ORDER_PATH
 from market.matching.schemas import (
     BOOK_LEVELS_DEFAULT,
     BOOK_LEVELS_MAX,
@@ -79,14 +80,14 @@ async def list_orders(
     )
 
 
-@router.get("/orders/{order_id}", operation_id="show_order", responses=problems(401, 404, 422))
+@router.get(ORDER_PATH, operation_id="show_order", responses=problems(401, 404, 422))
 async def show_order(kernel: KernelDep, actor: ActorDep, order_id: OrderId) -> OrderView:
     """One order with its latest trades."""
     return await orders.show_order(kernel, actor, order_id)
 
 
 @router.delete(
-    "/orders/{order_id}",
+    ORDER_PATH,
     operation_id="cancel_order",
     response_model=OrderView,
     responses=problems(401, 403, 404, 409, 422, 429, 503),
@@ -101,7 +102,7 @@ async def cancel_order(
 
 
 @router.patch(
-    "/orders/{order_id}",
+    ORDER_PATH,
     operation_id="amend_order",
     response_model=OrderView,
     responses=problems(400, 401, 402, 403, 404, 409, 422, 429, 503),

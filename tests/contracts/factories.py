@@ -7,6 +7,7 @@ from sqlmodel import select
 
 from contracts import tokens
 from contracts.formation import Deal, form
+from contracts.metering import meter_of
 from contracts.models import Agreement, Grant
 from contracts.schemas import TokenBody
 from listings import offers
@@ -148,3 +149,9 @@ async def mint(kernel: Kernel, trade: Trade, *, ttl_s: int = 3_600) -> str:
 def bearer(token: str, **headers: str) -> dict[str, str]:
     """Headers of a delivery request."""
     return {"Authorization": f"Bearer {token}", **headers}
+
+
+async def settled(kernel: Kernel, trade: Trade) -> int:
+    """Used units on record."""
+    await meter_of(kernel).flush()
+    return (await grant_of(kernel, trade.agreement.id)).settled_units

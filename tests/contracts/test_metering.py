@@ -6,12 +6,10 @@ A fresh ``Meter`` stands for another process; dropping one with its buffer stand
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from typing import Literal
+from datetime import timedelta
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
 
 from contracts import grants as grant_service, jobs, sql
 from contracts.errors import (
@@ -23,86 +21,29 @@ from contracts.errors import (
     TokenRevoked,
 )
 from contracts.metering import Delivered, Hold, Meter, close_meter, meter_of
-from contracts.metering_records import Fact, unpack
+from contracts.metering_records import unpack
 from contracts.metering_scripts import RESERVE, keys_of
 from contracts.models import DeliveryToken
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.redis import open_redis
-from tests.contracts.factories import Trade, grant_of, make_agreement, make_trade, mint
-
-TOKEN = new_id()
-
-
-@pytest.fixture(scope="module")
-async def base(kernel: Kernel) -> Trade:
-    return await make_trade(kernel, lots=1, lot_units=100)
+from tests.contracts.factories import Trade, grant_of, mint
+from tests.contracts.meter_actions import (
+    TOKEN,
+    again,
+    drain_all,
+    fact_of,
+    lose_valkey,
+    reserve,
+    units,
+    use,
+)
 
 
 @pytest.fixture
 async def trade(kernel: Kernel, base: Trade) -> Trade:
     """A fresh agreement for 100 rows."""
     return await again(kernel, base)
-
-
-async def again(kernel: Kernel, base: Trade) -> Trade:
-    agreement = await make_agreement(kernel, base.buyer, base.seller, base.plan)
-    grant = await grant_of(kernel, agreement.id)
-    return dataclasses.replace(base, agreement=agreement, grant_id=grant.id)
-
-
-def fact_of(trade: Trade, hold: Hold, units: int) -> Fact:
-    return Fact(
-        usage_id=new_id(),
-        receipt_id=new_id(),
-        grant_id=trade.grant_id,
-        agreement_id=trade.agreement.id,
-        version_id=trade.agreement.version_id,
-        lease_id=hold.lease_id,
-        token_id=TOKEN,
-        key=hold.key,
-        query_sha256="0" * 64,
-        format="json",
-        units=units,
-        rows=units,
-        bytes=10 * units,
-        body_sha256="f" * 64,
-        complete=True,
-        delivered_at=datetime.now(UTC),
-    )
-
-
-async def reserve(meter: Meter, trade: Trade, units: int, key: str | None = None) -> Hold:
-    outcome = await meter.reserve(trade.grant_id, TOKEN, key=key or new_id().hex, units=units)
-    assert isinstance(outcome, Hold)
-    return outcome
-
-
-async def use(meter: Meter, trade: Trade, units: int) -> Fact:
-    hold = await reserve(meter, trade, units)
-    fact = fact_of(trade, hold, units)
-    await meter.settle(hold, fact)
-    return fact
-
-
-async def lose_valkey(kernel: Kernel) -> None:
-    await kernel.redis.flushdb()
-
-
-async def drain_all(kernel: Kernel, trade: Trade) -> None:
-    """Let every drain's time pass and close the leases."""
-    async with kernel.unit_of_work() as uow:
-        await (await uow.raw()).execute(
-            "UPDATE contracts.lease SET drain_until = clock_timestamp() - interval '1 second' "
-            "WHERE grant_id = $1 AND state = 'draining'",
-            trade.grant_id,
-        )
-    await jobs.end_leases(kernel)
-
-
-async def units(kernel: Kernel, trade: Trade) -> tuple[int, int]:
-    grant = await grant_of(kernel, trade.agreement.id)
-    return grant.settled_units, grant.reserved_units
 
 
 async def test_only_what_was_used_is_charged(kernel: Kernel, trade: Trade) -> None:
@@ -438,91 +379,3 @@ async def test_the_database_itself_refuses_to_sell_twice(kernel: Kernel, trade: 
         with pytest.raises(Exception, match=r"violates|denied|append"):
             await force(statement)
     assert await units(kernel, trade) == (0, 0)
-
-
-Step = tuple[Literal["use", "open", "finish", "drop", "lose", "sweep", "flush", "kill"], int]
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["use", "use", "open", "finish", "drop", "lose", "sweep", "flush", "kill"]),
-        st.integers(0, 30),
-    ),
-    max_size=25,
-)
-
-
-class Story:
-    """One grant, one process, and what really reached the reader."""
-
-    def __init__(self, kernel: Kernel, trade: Trade) -> None:
-        self.kernel = kernel
-        self.trade = trade
-        self.meter = Meter(kernel)
-        self.open: list[Hold] = []
-        self.delivered = 0
-
-    async def tell(self, action: str, n: int) -> None:
-        if action in {"use", "open"}:
-            await self._begin(action, n)
-        elif action == "lose":
-            await lose_valkey(self.kernel)
-        elif action == "flush":
-            await self.meter.flush()
-        elif action in {"sweep", "kill"}:
-            await self.meter.recover(self.trade.grant_id, age_ms=0)
-            if action == "kill":
-                survivors, self.meter = self.meter._buffer, Meter(self.kernel)
-                self.meter._buffer = survivors
-        elif self.open:
-            hold = self.open.pop()
-            if action == "drop":
-                await self.meter.release(hold)
-            else:
-                await self._finish(hold, min(n, hold.units))
-
-    async def _begin(self, action: str, n: int) -> None:
-        try:
-            hold = await reserve(self.meter, self.trade, n)
-        except (QuotaExhausted, MeterRecovering):
-            return
-        if action == "open":
-            self.open.append(hold)
-        else:
-            await self._finish(hold, n)
-
-    async def _finish(self, hold: Hold, n: int) -> None:
-        await self.meter.settle(hold, fact_of(self.trade, hold, n))
-        self.delivered += n
-
-    async def use_up(self) -> None:
-        for hold in self.open:
-            await self.meter.release(hold)
-        for _ in range(3):
-            await drain_all(self.kernel, self.trade)
-            if self.delivered < 100:
-                await self._begin("use", 100 - self.delivered)
-        await self.meter.flush()
-
-
-@given(steps=STEPS)
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-async def test_any_story_bills_what_was_delivered(
-    kernel: Kernel, base: Trade, steps: list[Step]
-) -> None:
-    """Whatever is lost in between: billed = delivered, and never beyond the grant.
-
-    The only loss allowed by the bounds in ``metering`` (process and Valkey together, before a
-    flush) is left out: ``kill`` sweeps first, ``lose`` keeps the process.
-    """
-    story = Story(kernel, await again(kernel, base))
-    for action, n in steps:
-        await story.tell(action, n)
-        settled, reserved = await units(kernel, story.trade)
-        assert settled + reserved <= 100
-        assert settled <= story.delivered <= 100
-    await story.meter.flush()
-    assert (await units(kernel, story.trade))[0] == story.delivered
-    await story.use_up()
-    assert story.delivered == 100
-    assert await units(kernel, story.trade) == (100, 0)

@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import pytest
 
 from market.kernel.context import Kernel
 from market.kernel.ids import show
@@ -18,7 +17,6 @@ from tests.market.matching.factories import (
     footprint,
     money,
     one_row,
-    open_scene,
     place,
     placed,
     scalar,
@@ -27,11 +25,6 @@ from tests.market.matching.factories import (
 )
 from tests.market.parties.factories import Member, make_party
 from tests.settlement.factories import verified
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 async def amend(

@@ -18,7 +18,6 @@ from tests.market.matching.factories import (
     eventually,
     footprint,
     money,
-    open_scene,
     place,
     placed,
     scalar,
@@ -29,11 +28,6 @@ from tests.settlement.factories import move_clock, now, verified
 
 # Short of the life of an access token.
 SPAN = timedelta(minutes=2)
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 @pytest.fixture

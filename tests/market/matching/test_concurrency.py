@@ -4,7 +4,6 @@ import random
 import uuid
 
 import httpx
-import pytest
 
 from market.kernel.context import Kernel
 from tests.market.matching.factories import (
@@ -13,7 +12,6 @@ from tests.market.matching.factories import (
     footprint,
     money,
     one_row,
-    open_scene,
     place,
     placed,
     scalar,
@@ -21,11 +19,6 @@ from tests.market.matching.factories import (
     together,
 )
 from tests.settlement.factories import verified
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 async def test_a_balance_for_seven_buys_exactly_seven(

@@ -42,11 +42,6 @@ async def kernel(settings: Settings) -> AsyncIterator[Kernel]:
 
 
 @pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
-
-
-@pytest.fixture
 async def operator(kernel: Kernel) -> Member:
     return await make_party(kernel, Role.OPERATOR)
 

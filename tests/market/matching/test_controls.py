@@ -26,11 +26,6 @@ from tests.settlement.factories import verified
 
 
 @pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
-
-
-@pytest.fixture
 async def operator(kernel: Kernel) -> Member:
     return await make_party(kernel, Role.OPERATOR)
 

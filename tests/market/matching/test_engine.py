@@ -53,11 +53,6 @@ async def kernel(settings: Settings) -> AsyncIterator[Kernel]:
     await made.close()
 
 
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
-
-
 def picture(shard: Shard) -> dict[UUID, tuple[object, ...]]:
     """All that a shard remembers of each book that has orders."""
     found: dict[UUID, tuple[object, ...]] = {}

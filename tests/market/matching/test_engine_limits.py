@@ -14,7 +14,6 @@ from tests.market.matching.factories import (
     Scene,
     cancel_command,
     money,
-    open_scene,
     order_of,
     scalar,
     together,
@@ -28,11 +27,6 @@ async def kernel(settings: Settings) -> AsyncIterator[Kernel]:
     made = open_kernel(settings)
     yield made
     await made.close()
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 async def test_a_full_queue_refuses_at_once(kernel: Kernel, scene: Scene) -> None:

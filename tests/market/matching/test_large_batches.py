@@ -17,7 +17,6 @@ from tests.market.matching.factories import (
     Scene,
     money,
     one_row,
-    open_scene,
     order_of,
     scalar,
     together,
@@ -32,11 +31,6 @@ async def kernel(settings: Settings) -> AsyncIterator[Kernel]:
     made = open_kernel(settings)
     yield made
     await made.close()
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 async def test_orders_trades_and_money_of_a_large_batch(kernel: Kernel, scene: Scene) -> None:

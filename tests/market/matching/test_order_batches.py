@@ -31,11 +31,6 @@ from tests.market.parties.factories import Member, make_party
 from tests.settlement.factories import verified
 
 
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
-
-
 async def submit(
     client: httpx.AsyncClient,
     member: Member,

@@ -40,11 +40,6 @@ async def kernel(settings: Settings) -> AsyncIterator[Kernel]:
     await made.close()
 
 
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
-
-
 def amend_command(member: Member, order: dict[str, Any], **terms: Any) -> Amend:
     return Amend(
         party_id=member.party_id,

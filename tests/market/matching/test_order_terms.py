@@ -16,7 +16,6 @@ from tests.market.matching.factories import (
     footprint,
     money,
     one_row,
-    open_scene,
     order_of,
 )
 from tests.market.parties.factories import Member
@@ -30,11 +29,6 @@ async def kernel(settings: Settings) -> AsyncIterator[Kernel]:
     made = open_kernel(settings)
     yield made
     await made.close()
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 async def stored(kernel: Kernel, order: dict[str, Any]) -> dict[str, Any]:

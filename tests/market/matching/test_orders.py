@@ -25,11 +25,6 @@ from tests.market.parties.factories import make_party
 from tests.settlement.factories import verified
 
 
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
-
-
 async def test_a_posted_price_sells_again_and_again(
     client: httpx.AsyncClient, kernel: Kernel, scene: Scene
 ) -> None:

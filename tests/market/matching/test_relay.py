@@ -25,7 +25,6 @@ from tests.market.matching.factories import (
     eventually,
     footprint,
     money,
-    open_scene,
     order_of,
     scalar,
     together,
@@ -41,11 +40,6 @@ async def kernel(settings: Settings) -> AsyncIterator[Kernel]:
     made = open_kernel(settings)
     yield made
     await made.close()
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
 
 
 @asynccontextmanager

@@ -3,16 +3,10 @@
 from uuid import UUID
 
 import httpx
-import pytest
 
 from market.kernel.context import Kernel
 from market.kernel.ids import show
-from tests.market.matching.factories import Scene, open_scene, placed
-
-
-@pytest.fixture
-async def scene(kernel: Kernel) -> Scene:
-    return await open_scene(kernel)
+from tests.market.matching.factories import Scene, placed
 
 
 async def test_the_book_is_public_and_aggregated(
