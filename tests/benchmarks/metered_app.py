@@ -1,6 +1,9 @@
 """One worker of the meter's benchmark: the real application, and the same page without its meter.
 
-Run as ``python -m tests.benchmarks.metered_app PORT GRANT_ID CPU`` with the ``MARKET_*`` addresses
+The page is ten rows in memory, encoded at every request: a query would hide the meter's cost.
+Everything else of ``/v1/delivery/rows`` is the application's own.
+
+Run as ``python -m tests.benchmarks.metered_app PORT CPU`` with the ``MARKET_*`` addresses
 in the environment; CPU -1 leaves the choice to the system.
 """
 
@@ -8,31 +11,51 @@ from __future__ import annotations
 
 import os
 import sys
-from uuid import UUID
 
+import orjson
 import uvicorn
 from fastapi import Response
 
+from contracts.delivery import rows
 from contracts.delivery.formats import MEDIA_TYPES, Format
-from contracts.delivery.rows import RowsRequest, rows_service
 from market.app import create_app
 from market.kernel.collector import tune_collector
 from market.kernel.settings import load_settings
+from market.kernel.transport import HttpProtocol
+
+ROWS = [
+    {"day": f"2013-01-{n:02d}", "carrier": "UA", "origin": "EWR", "dep_delay": n / 2, "distance": n}
+    for n in range(1, 11)
+]
+_QUERY = "0" * 64
 
 
-def main(port: int, grant_id: UUID, cpu: int) -> None:
+def page(limit: int) -> bytes:
+    """``limit`` rows as the rows API's JSON."""
+    return orjson.dumps({"items": ROWS[:limit], "has_more": False, "next_after": None})
+
+
+class MemoryRows(rows.RowsService):
+    """The rows API, its query replaced by :func:`page`."""
+
+    async def _page(
+        self, context: rows._Context, request: rows.RowsRequest, format_: Format
+    ) -> rows._Page:
+        return rows._Page(page(request.limit), request.limit, format_, None, _QUERY)
+
+
+def main(port: int, cpu: int) -> None:
     """Serve until SIGTERM."""
     if cpu >= 0:
         os.sched_setaffinity(0, {cpu})
+    # The process's service is made of whatever class bears the name at the first request.
+    setattr(rows, "RowsService", MemoryRows)  # noqa: B010
     app = create_app(load_settings(public_url=f"http://127.0.0.1:{port}"))
 
     @app.get("/bare")
     async def bare(limit: int) -> Response:
-        """The page of ``/v1/delivery/rows`` for whoever asks, counted by nobody."""
-        service = rows_service(app.state.kernel)
-        context = await service._context(grant_id)
-        page = await service._page(context, RowsRequest(token="", limit=limit), Format.JSON)
-        return Response(page.body, media_type=MEDIA_TYPES[Format.JSON])
+        """The page for whoever asks, counted by nobody."""
+        return Response(page(limit), media_type=MEDIA_TYPES[Format.JSON])
 
     tune_collector()
     uvicorn.run(
@@ -40,7 +63,7 @@ def main(port: int, grant_id: UUID, cpu: int) -> None:
         host="127.0.0.1",
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -49,4 +72,4 @@ def main(port: int, grant_id: UUID, cpu: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), UUID(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]))
