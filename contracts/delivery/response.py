@@ -1,9 +1,9 @@
 """A response that knows how much of itself was delivered.
 
 "Delivered" means that the kernel took the bytes while the client was there: what still waits in
-this process would be lost with it (:mod:`market.kernel.transport`). ASGI servers drop what is sent to a lost client without an error, so its leaving is watched for, and
-only before a chunk or while a chunk had to wait: a client that hangs up the moment it has what it
-wanted pays for it.
+this process would be lost with it (:mod:`market.kernel.transport`). ASGI servers drop what is
+sent to a lost client without an error, so its leaving is watched for, and only before a chunk or
+while a chunk had to wait: a client that hangs up the moment it has what it wanted pays for it.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class RowsService:
         claims, context, headers = await self._authorize(request)
         earlier: _Earlier | None = None
         try:
-            await self._meter.admit(claims.grant_id, claims.token_id)
+            await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
         except QuotaExhausted:
             # The last page of a used-up grant can still be fetched again.
             earlier = await self._durable(claims.grant_id, request.delivery_id)
@@ -178,7 +178,7 @@ class RowsService:
     async def _authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
         kernel = self._kernel
         claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
-        window = await kernel.limits.hit(
+        window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,
             limit=kernel.settings.delivery_rate_per_minute,
@@ -268,7 +268,8 @@ class RowsService:
     async def _reserve(
         self, claims: Claims, context: _Context, request: RowsRequest, whole: Fact
     ) -> Hold | _Earlier:
-        seller_safe = context.policy.meter_side == "seller_safe"
+        policy = context.policy
+        seller_safe = policy.meter_side == "seller_safe"
         try:
             outcome = await self._meter.reserve(
                 claims.grant_id,
@@ -276,6 +277,7 @@ class RowsService:
                 key=whole.key,
                 units=whole.units,
                 planned=replace(whole, assumed=True) if seller_safe else None,
+                block_units=0 if seller_safe or request.delivery_id else policy.sub_lease_units,
             )
         except (QuotaExhausted, MeterRecovering):
             earlier = await self._durable(claims.grant_id, request.delivery_id)
