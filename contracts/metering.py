@@ -33,7 +33,7 @@ from market.kernel.redis import Redis
 # Postgres is asked at least this often per grant, so that a revocation that could not reach
 # Valkey still takes effect.
 FRESH_MS = 2_000
-FLUSH_INTERVAL_S = 0.03
+FLUSH_INTERVAL_S = 0.1
 FLUSH_MAX = 500
 # Facts that may wait for Postgres before deliveries are refused: some seconds of full load.
 BUFFER_MAX = 20_000

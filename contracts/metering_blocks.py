@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from math import ceil
 from uuid import UUID, uuid4
 
 from contracts import metering_scripts as scripts
@@ -161,10 +162,10 @@ class Blocks:
         try:
             await self._serve(block)
             block.free = 0
-            async with asyncio.timeout(2 * block.hold_s):
-                while await self._sync(block, grow=False) and block.held:
-                    await asyncio.sleep(SYNC_S)
-        except TimeoutError:
+            for _ in range(ceil(2 * block.hold_s / SYNC_S)):
+                if not await self._sync(block, grow=False) or not block.held:
+                    return
+                await asyncio.sleep(SYNC_S)
             _log.warning("block_kept", grant_id=block.grant_id.hex, units=block.held)
         finally:
             block.retired = True

@@ -11,7 +11,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_UNSENT = "market.unsent"
+UNSENT = "market.unsent"
 
 Unsent = Callable[[], int | None]
 
@@ -21,7 +21,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {_UNSENT: self._unsent}  # type: ignore[dict-item]
+        self.scope["extensions"] = {UNSENT: self._unsent}  # type: ignore[dict-item]
 
     def _unsent(self) -> int | None:
         return None if self.transport.is_closing() else self.transport.get_write_buffer_size()
@@ -32,5 +32,5 @@ def unsent_of(scope: MutableMapping[str, Any]) -> Unsent:
 
     Always 0 under a server that does not tell.
     """
-    found: Unsent | None = (scope.get("extensions") or {}).get(_UNSENT)
+    found: Unsent | None = (scope.get("extensions") or {}).get(UNSENT)
     return found or (lambda: 0)

@@ -4,7 +4,8 @@ All give the same bytes from memory, served by the real application with real Po
 and Valkey. With the meter each request also has its token checked, its rate counted, its units
 admitted, reserved and settled, and its usage record and signed receipt made durable; with
 sub-leases the units come out of a block that the process holds. Rounds take turns in one run, so
-that a busy machine burdens all; a ratio is of the medians over the rounds. One worker has a
+that a busy machine burdens all; a ratio is of the medians over the rounds. ``cpu_us`` is what the
+workers' processors spent on a request, which a busy machine disturbs less. One worker has a
 processor of its own, two share all.
 
 ``BENCH_METER_ROUNDS`` and ``BENCH_METER_S`` shrink it.
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -49,8 +50,8 @@ MODES = {"exact": 0, "sublease": 10_000}
 
 
 @contextmanager
-def workers(count: int, addresses: dict[str, str]) -> Iterator[list[int]]:
-    """Their ports, once all are ready. One worker is alone on the first processor."""
+def workers(count: int, addresses: dict[str, str]) -> Iterator[dict[int, int]]:
+    """Their processes by port, once all are ready. One worker is alone on the first processor."""
     unwanted = ("MARKET_", "PYTHONDONTWRITEBYTECODE")
     kept = {n: value for n, value in os.environ.items() if not n.startswith(unwanted)}
     ports = [free_port() for _ in range(count)]
@@ -67,7 +68,7 @@ def workers(count: int, addresses: dict[str, str]) -> Iterator[list[int]]:
     try:
         for port in ports:
             _wait_until_ready(port)
-        yield ports
+        yield {port: process.pid for port, process in zip(ports, started, strict=True)}
     finally:
         for process in started:
             process.terminate()
@@ -87,15 +88,26 @@ def _wait_until_ready(port: int) -> None:
     raise RuntimeError("a worker did not start")
 
 
-async def take_turns(ports: list[int], requests: dict[str, bytes]) -> dict[str, list[Load]]:
+def _cpu_s(pids: Iterable[int]) -> float:
+    """Processor seconds that the processes have used, by Linux' ``/proc/PID/stat``."""
+    used = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        used += int(fields[11]) + int(fields[12])
+    return used / os.sysconf("SC_CLK_TCK")
+
+
+async def take_turns(started: dict[int, int], requests: dict[str, bytes]) -> dict[str, list[Load]]:
     """Rounds of each request in turns, the order turned around every time; the first warms up."""
+    ports = list(started)
     connections = CONNECTIONS[len(ports)]
     loads: dict[str, list[Load]] = {name: [] for name in requests}
     for number in range(1 + ROUNDS):
         for name in sorted(requests, reverse=number % 2 == 1):
-            loads[name].append(
-                await load(ports, requests[name], connections=connections, seconds=ROUND_S)
-            )
+            before = _cpu_s(started.values())
+            one = await load(ports, requests[name], connections=connections, seconds=ROUND_S)
+            one.cpu_s = _cpu_s(started.values()) - before
+            loads[name].append(one)
     return loads
 
 
@@ -103,11 +115,16 @@ def figures_of(loads: dict[str, list[Load]], count: int) -> dict[str, float]:
     """Medians over the rounds but the first, and their ratios."""
     rate = {name: statistics.median(one.per_s for one in of[1:]) for name, of in loads.items()}
     p99 = {name: statistics.median(one.p99_s for one in of[1:]) for name, of in loads.items()}
+    cpu_us = {
+        name: 1e6 * sum(one.cpu_s for one in of[1:]) / sum(len(one.waits) for one in of[1:])
+        for name, of in loads.items()
+    }
     tail = "" if count == 1 else "_two_workers"
     metered = [name for name in loads if name != "bare"]
     return {
         **{f"meter_{name}_per_s{tail}": round(rate[name], 1) for name in loads},
         **{f"meter_{name}_p99_ms{tail}": round(1_000 * p99[name], 2) for name in loads},
+        **{f"meter_{name}_cpu_us{tail}": round(cpu_us[name]) for name in loads},
         **{f"ratio_{n}_vs_bare{tail}": round(rate[n] / rate["bare"], 3) for n in metered},
         **{f"p99_ratio_{n}{tail}": round(p99[n] / p99["bare"], 2) for n in metered},
     }
@@ -156,8 +173,8 @@ async def _run(folder: Path) -> dict[str, float]:
                     Authorization=f"Bearer {token}",
                     Accept="application/json",
                 )
-            with workers(count, addresses) as ports:
-                loads = await take_turns(ports, requests)
+            with workers(count, addresses) as started:
+                loads = await take_turns(started, requests)
             figures |= figures_of(loads, count)
             for name, trade in trades.items():
                 await _check(kernel, trade.agreement.id, sum(len(one.waits) for one in loads[name]))

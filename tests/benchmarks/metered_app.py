@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import orjson
 import uvicorn
-from fastapi import Response
+from fastapi import Header, Query, Response
 
 from contracts import endpoints
 from contracts.delivery import rows
-from contracts.delivery.formats import MEDIA_TYPES, Format
+from contracts.delivery.formats import MEDIA_TYPES, Format, negotiate
+from contracts.metering_asked import Asked
 from market.app import create_app
 from market.kernel.collector import tune_collector
+from market.kernel.ids import GrantId
 from market.kernel.settings import load_settings
 from market.kernel.transport import HttpProtocol
 
@@ -42,12 +45,21 @@ class MemoryRows(rows.RowsService):
     async def _page(
         self, context: rows._Context, request: rows.RowsRequest, format_: Format
     ) -> rows._Page:
-        return rows._Page(page(request.limit), request.limit, format_, None, _QUERY)
+        return rows._Page(page(request.limit), request.limit, format_, None, _QUERY, Asked())
 
 
-async def bare(limit: int) -> Response:
-    """The page for whoever asks, counted by nobody."""
-    return Response(page(limit), media_type=MEDIA_TYPES[Format.JSON])
+async def bare(
+    filter_: Annotated[str | None, Query(alias="filter", max_length=1_000)] = None,
+    grant_id: Annotated[GrantId | None, Query()] = None,
+    select: Annotated[str | None, Query(max_length=8_000)] = None,
+    order: Annotated[str | None, Query(max_length=1_000)] = None,
+    after: Annotated[str | None, Query(max_length=500)] = None,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
+    accept: Annotated[str | None, Header()] = None,
+    delivery_id: Annotated[str | None, Header(alias="Delivery-Id")] = None,
+) -> Response:
+    """The page for whoever asks, counted by nobody; its parameters are those of the other."""
+    return Response(page(limit), media_type=MEDIA_TYPES[negotiate(accept)])
 
 
 def main(port: int, cpu: int) -> None:

@@ -13,10 +13,11 @@ _LENGTH = b"content-length: "
 
 @dataclass
 class Load:
-    """What some seconds of load brought; ``waits`` in seconds."""
+    """What some seconds of load brought; ``waits`` and the server's ``cpu_s`` in seconds."""
 
     seconds: float
     waits: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
 
     @property
     def per_s(self) -> float:
