@@ -368,6 +368,12 @@ class Policy(Schema):
         default=None, description="Resale of unused units; null: not allowed."
     )
 
+    @model_validator(mode="after")
+    def _sub_leases_are_buyer_safe(self) -> Self:
+        if self.sub_lease_units and self.meter_side != "buyer_safe":
+            raise ValueError("sub_lease_units needs meter_side buyer_safe")
+        return self
+
 
 class ListingInput(Schema):
     """An offer of a certified version. Category and version default to the product's own."""
