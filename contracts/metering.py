@@ -5,7 +5,7 @@ lease that Postgres lent; a settled fact is kept in Valkey and in this process u
 ("hold until durable"), so that losing either loses nothing. docs/metering.md states the bound of
 each crash, for both sides of an agreement's ``meter_side``; ``make chaos-meter`` proves it.
 
-"Delivered" means that this server's transport accepted the bytes.
+"Delivered" means that the kernel took the bytes.
 """
 
 from __future__ import annotations
