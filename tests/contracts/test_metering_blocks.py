@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
 from contracts import tokens
 from contracts.errors import TokenRevoked
@@ -14,10 +15,12 @@ from contracts.metering import Hold, Meter
 from contracts.metering_records import Fact
 from contracts.metering_scripts import SYNC, keys_of
 from contracts.schemas import TokenBody
+from listings.schemas import Policy
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from tests.contracts.factories import Trade, make_trade
 from tests.contracts.meter_actions import TOKEN, again, fact_of, units
+from tests.listings.factories import listing_body
 
 BLOCK = 50
 LOTS_UNITS = 10_000
@@ -215,3 +218,10 @@ async def test_an_idle_block_goes_back(kernel: Kernel, trade: Trade, meter: Mete
         return await avail(kernel, trade) == await lent(kernel, trade)
 
     await until(back)
+
+
+def test_blocks_are_for_the_buyer_safe_side_only() -> None:
+    policy = {**listing_body("")["policy"], "sub_lease_units": 50}
+    assert Policy.model_validate(policy).sub_lease_units == 50
+    with pytest.raises(ValidationError, match="buyer_safe"):
+        Policy.model_validate({**policy, "meter_side": "seller_safe"})

@@ -121,8 +121,10 @@ async def test_a_run_whose_end_was_not_noted_frees_its_lock(
         assert settings.owner_database_url is not None
         with psycopg.connect(settings.owner_database_url) as connection:
             connection.execute(
-                "INSERT INTO jobs.procrastinate_jobs (queue_name, task_name, lock, status, worker_id) "
-                "SELECT 'default', 't_ended', 'left', 'doing', max(id) FROM jobs.procrastinate_workers"
+                "INSERT INTO jobs.procrastinate_jobs "
+                "(queue_name, task_name, lock, status, worker_id) "
+                "SELECT 'default', 't_ended', 'left', 'doing', max(id) "
+                "FROM jobs.procrastinate_workers"
             )
         await until(lambda: _doing(settings, "t_ended", lock="left") == 0)
         before = len(runs)
