@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
@@ -24,6 +25,7 @@ class Book:
     lost: dict[str, tuple[int, float]] = field(default_factory=dict)
     refused: dict[int, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    causes: Counter[str] = field(default_factory=Counter)
 
 
 class Reader:
@@ -56,8 +58,9 @@ class Reader:
         except httpx.ConnectError:
             await asyncio.sleep(PAUSE_S)
             return False
-        except httpx.TransportError:
+        except httpx.TransportError as error:
             self._book.lost[key] = (rows, time.time())
+            self._book.causes[type(error).__name__] += 1
             await asyncio.sleep(PAUSE_S)
             return True
         if answer.status_code in LATER:

@@ -271,6 +271,7 @@ def _judge(scene: Scene, name: str, side: Side, kills: list[tuple[float, str]]) 
         "deliveries": len(book.received),
         "units": sum(units for units, _ in book.received.values()),
         "lost": dict(Counter(_kill_before(kills, at) for _, at in book.lost.values())),
+        "lost_by": dict(book.causes),
         "refused": dict(book.refused),
         "billed_undelivered": sum(undelivered.values()),
         "delivered_unbilled": sum(units for _, units, _ in unbilled),
