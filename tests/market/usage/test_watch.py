@@ -42,7 +42,8 @@ class Reading:
         answer = await self.get(**params)
         assert answer.status_code == 200, answer.text
         await meter_of(self.kernel).flush()
-        return answer.headers.get("next-after")
+        after: str | None = answer.headers.get("next-after")
+        return after
 
     async def whole(self, *, limit: int, **params: Any) -> None:
         """All rows of the version, page after page."""
