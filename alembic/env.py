@@ -27,7 +27,10 @@ MODELS = (
     "contracts.billing_models",
     "contracts.resale_models",
     "contracts.dispute_models",
+    "contracts.usage_alert_models",
+    "contracts.usage_hold_models",
     "market.matching.models",
+    "market.matching.bundle_models",
     "market.matching.control_models",
     "market.matching.call_models",
     "market.matching.inbox_models",
@@ -35,6 +38,7 @@ MODELS = (
     "market.demand.models",
     "market.surveillance.models",
     "market.auctions.models",
+    "market.usage.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic.json_schema import SkipJsonSchema
 
@@ -10,7 +10,8 @@ from contracts import acceptance, grants, receipts, resale_trace, tokens, trace
 from contracts.agreement_states import AgreementStatus
 from contracts.delivery.filter import FILTER_MAX_CHARS
 from contracts.delivery.formats import MEDIA_TYPES, Format
-from contracts.delivery.rows import DELIVERY_ID_PATTERN, RowsRequest, rows_service
+from contracts.delivery.once import DELIVERY_ID_PATTERN
+from contracts.delivery.rows import RowsRequest, rows_service
 from contracts.schemas import (
     AgreementView,
     GrantView,
@@ -149,7 +150,9 @@ async def revoke_token(kernel: KernelDep, actor: ActorDep, token_id: TokenId) ->
     await tokens.revoke(kernel, actor, token_id)
 
 
-def _rows_request(
+# async: a plain function would take a turn of the thread pool at every request.
+async def _rows_request(
+    http: Request,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_delivery_bearer)],
     filter_: Annotated[
         str | None,
@@ -166,7 +169,8 @@ def _rows_request(
 ) -> RowsRequest:
     if bearer is None:
         raise TokenMissing
-    return RowsRequest(token=bearer.credentials, grant_id=grant_id, filter=filter_)
+    address = None if http.client is None else http.client.host
+    return RowsRequest(token=bearer.credentials, grant_id=grant_id, filter=filter_, address=address)
 
 
 RowsDep = Annotated[RowsRequest, Depends(_rows_request)]
@@ -233,6 +237,7 @@ async def deliver_rows(
         limit=limit,
         accept=accept,
         delivery_id=delivery_id,
+        address=asked.address,
     )
     return await rows_service(kernel).deliver(request)
 

@@ -1,6 +1,7 @@
 """Refusals of agreements, grants, tokens, the meter and delivery. The tree:
 
-NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, AdjustmentNotFound
+NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, AdjustmentNotFound,
+           UsageHoldNotFound
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
            DeliveryIdExpired, AdjustmentOpen, AdjustmentExceedsEscrow, AdjustmentRefused,
            ResaleGrantInactive, ResaleUnitsShort
@@ -8,7 +9,7 @@ Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowe
 PaymentRequired ─ QuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
 Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
-          ResalePlanMismatch
+          ResalePlanMismatch, UsageTooMuch
 NotAcceptable ─ FormatNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
 """
@@ -68,14 +69,21 @@ class TokenForOtherGrant(Forbidden):
 
 
 class GrantSuspended(Forbidden):
-    code, title = "grant_suspended", "Access is suspended while a dispute is open"
+    code, title = "grant_suspended", "Access is suspended"
+    default_hint = (
+        "A dispute is open, or access is held because of unusual use: "
+        "GET /v1/agreements/{id}/usage-holds."
+    )
 
 
 class QuotaExhausted(PaymentRequired):
     """Extra member ``remaining``: units that can still be delivered."""
 
     code, title = "quota_exhausted", "The grant has too few units left"
-    default_hint = "Ask for at most `remaining` units, or buy more of the plan."
+    default_hint = (
+        "Ask for at most `remaining` units, or top up: POST /v1/orders for more of the plan. "
+        "PUT /v1/agreements/{id}/auto-top-up orders it by itself."
+    )
 
 
 class GrantRevoked(Gone):
@@ -195,3 +203,12 @@ class ResaleUnitsShort(Conflict):
 
 class ResalePlanMismatch(Invalid):
     code, title = "resale_plan_mismatch", "The grant was bought under another plan"
+
+
+class UsageTooMuch(Invalid):
+    code, title = "usage_too_much", "The period has too many usage records"
+    default_hint = "Export a shorter period, or one grant at a time."
+
+
+class UsageHoldNotFound(NotFound):
+    code, title = "usage_hold_not_found", "Access under the agreement is not held"

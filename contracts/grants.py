@@ -7,6 +7,7 @@ the commit. If the cache cannot be reached, ``metering.FRESH_MS`` bounds the del
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID
 
 from sqlalchemy import or_, text
@@ -34,18 +35,21 @@ _CHANGE = text(
     "ELSE :target END, "
     "ended_at = CASE WHEN :ends THEN coalesce(ended_at, CAST(:now AS timestamptz)) "
     "ELSE ended_at END "
-    "WHERE agreement_id = :agreement_id AND status = ANY(:sources) RETURNING id"
+    "WHERE agreement_id = :agreement_id AND status = ANY(:sources) "
+    # Two may have suspended it; the last of them to end gives access back.
+    "AND (:target <> 'active' OR NOT EXISTS (SELECT FROM contracts.usage_hold h "
+    "WHERE h.agreement_id = :agreement_id AND h.released_at IS NULL)) RETURNING id"
 )
 
 
 async def suspend(uow: UnitOfWork, kernel: Kernel, agreement_id: UUID) -> bool:
-    """Stop deliveries while a dispute is open. False when there was nothing to suspend."""
+    """Stop deliveries while a dispute or a hold is open. False: there was nothing to suspend."""
     sources = [GrantStatus.ACTIVE, GrantStatus.EXHAUSTED]
     return await _change(uow, kernel, agreement_id, GrantStatus.SUSPENDED, sources)
 
 
 async def reinstate(uow: UnitOfWork, kernel: Kernel, agreement_id: UUID) -> bool:
-    """Resume a suspended grant. False when it is not suspended (it may have expired)."""
+    """Resume a suspended grant. False when it is not suspended (it may have expired) or held."""
     return await _change(uow, kernel, agreement_id, GrantStatus.ACTIVE, [GrantStatus.SUSPENDED])
 
 
@@ -87,9 +91,13 @@ async def _change(
 
 
 async def block(kernel: Kernel, grant_id: UUID) -> None:
-    """Make every reader ask Postgres. Call with the grant's row locked, before the commit."""
+    """Make every reader ask Postgres. Call with the grant's row locked, before the commit.
+
+    Waits until sub-leases have ended that need not ask: at most ``metering_blocks.VALID_S``.
+    """
     try:
-        await meter_of(kernel).cache.call(BLOCK, grant_id)
+        _, wait_ms = await meter_of(kernel).cache.call(BLOCK, grant_id)
+        await asyncio.sleep(int(wait_ms) / 1_000)
     except MeterUnavailable:
         _log.warning("block_without_cache", grant_id=grant_id.hex)
 
@@ -197,5 +205,6 @@ def _usage(row: Delivery) -> UsageView:
         body_sha256=row.body_sha256,
         complete=row.complete,
         assumed=row.assumed,
+        fields=row.fields,
         delivered_at=row.delivered_at,
     )

@@ -6,8 +6,8 @@ in the cache, or both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 import orjson
 
 from contracts import receipts, sql
+from contracts.metering_asked import Asked
 from contracts.models import LeaseState
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
@@ -45,6 +46,7 @@ class Fact:
     complete: bool
     delivered_at: datetime
     assumed: bool = False
+    asked: Asked | None = None
 
     def pack(self) -> str:
         """Text for the cache; :func:`unpack` is its inverse."""
@@ -61,6 +63,8 @@ def unpack(text: str) -> Fact:
     for name in _IDS:
         values[name] = UUID(values[name])
     values["delivered_at"] = datetime.fromisoformat(values["delivered_at"])
+    # Facts of a version before this one say nothing about it.
+    values["asked"] = Asked.of(values.get("asked"))
     return Fact(**values)
 
 
@@ -102,9 +106,9 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
     """
     connection = await uow.raw()
     grants = await sql.lock_grants(connection, list({fact.grant_id for fact in facts}))
-    known = await sql.known_deliveries(
-        connection, [fact.grant_id for fact in facts], [fact.key for fact in facts]
-    )
+    known = await _known(connection, facts)
+    twice = [_apart(fact) for fact in facts if _is_other(fact, known)]
+    known |= await _known(connection, twice)
     leases = await sql.leases_of(connection, list({fact.lease_id for fact in facts}))
     batch = _Batch(
         tallies={grant["id"]: _tally(grant) for grant in grants},
@@ -117,9 +121,10 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
             for lease_id, lease in leases.items()
         },
     )
-    for fact in facts:
+    for given in facts:
+        fact = _apart(given) if _is_other(given, known) else given
         if (fact.grant_id, fact.key) not in known and fact.grant_id in batch.tallies:
-            known.add((fact.grant_id, fact.key))
+            known[fact.grant_id, fact.key] = fact.query_sha256
             _add(batch, fact, keys, now=uow.now)
     if not batch.deliveries:
         return 0
@@ -137,6 +142,28 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
         ],
     )
     return len(batch.deliveries)
+
+
+async def _known(connection: sql.Connection, facts: Sequence[Fact]) -> dict[tuple[UUID, str], str]:
+    """The digest of what was asked under each of the ids that is durable already."""
+    if not facts:
+        return {}
+    return await sql.known_deliveries(
+        connection, [fact.grant_id for fact in facts], [fact.key for fact in facts]
+    )
+
+
+def _is_other(fact: Fact, known: Mapping[tuple[UUID, str], str]) -> bool:
+    return known.get((fact.grant_id, fact.key), fact.query_sha256) != fact.query_sha256
+
+
+def _apart(fact: Fact) -> Fact:
+    """Under an id of its own: something else was delivered under its id.
+
+    Who repeats the id that a sub-lease made, before that is durable, with another question has
+    got both; clients cannot name an id with a tilde.
+    """
+    return replace(fact, key=f"{fact.key}~{fact.usage_id.hex}")
 
 
 def _tally(grant: sql.Row) -> _Tally:
@@ -198,6 +225,7 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
         ),
     )
     previous, tally.head = tally.head, receipts.digest(jws)
+    asked = fact.asked or Asked()
     batch.deliveries.append(
         (
             fact.usage_id,
@@ -216,6 +244,11 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
             fact.complete,
             fact.delivered_at,
             fact.assumed,
+            orjson.dumps(sorted(asked.fields)).decode() if asked.fields else None,
+            asked.sequence,
+            asked.after,
+            asked.until,
+            asked.address,
         )
     )
     batch.receipts.append(

@@ -298,15 +298,16 @@ async def _ids(connection: Connection, query: str, limit: int) -> list[UUID]:
 
 async def known_deliveries(
     connection: Connection, grant_ids: Sequence[UUID], keys: Sequence[str]
-) -> set[tuple[UUID, str]]:
-    """Those (grant, Delivery-Id) pairs that are durable already."""
+) -> dict[tuple[UUID, str], str]:
+    """Those (grant, Delivery-Id) pairs that are durable already, with the query's digest."""
     rows = await connection.fetch(
-        "SELECT d.grant_id, d.delivery_key FROM unnest($1::uuid[], $2::text[]) AS k(g, d_key) "
+        "SELECT d.grant_id, d.delivery_key, d.query_sha256 "
+        "FROM unnest($1::uuid[], $2::text[]) AS k(g, d_key) "
         "JOIN contracts.delivery d ON d.grant_id = k.g AND d.delivery_key = k.d_key",
         list(grant_ids),
         list(keys),
     )
-    return {(row["grant_id"], row["delivery_key"]) for row in rows}
+    return {(row["grant_id"], row["delivery_key"]): row["query_sha256"] for row in rows}
 
 
 async def leases_of(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Row]:
@@ -323,11 +324,13 @@ async def insert_deliveries(connection: Connection, rows: Sequence[tuple[Any, ..
     await connection.execute(
         "INSERT INTO contracts.delivery (id, grant_id, agreement_id, lease_id, token_id, "
         "receipt_id, delivery_key, query_sha256, format, units, row_count, byte_count, "
-        "body_sha256, complete, delivered_at, assumed) "
+        "body_sha256, complete, delivered_at, assumed, fields, page_sequence, page_after, "
+        "page_until, client_address) "
         "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], "
         "$6::uuid[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], "
-        "$12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[], $16::boolean[])",
-        *_columns(rows, 16),
+        "$12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[], $16::boolean[], "
+        "$17::jsonb[], $18::text[], $19::bigint[], $20::bigint[], $21::text[])",
+        *_columns(rows, 21),
     )
 
 

@@ -13,6 +13,8 @@ from contracts import (
     billing_endpoints as contract_billing_endpoints,
     dispute_endpoints,
     endpoints as contract_endpoints,
+    usage_endpoints,
+    usage_hold_endpoints,
 )
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
@@ -23,9 +25,11 @@ from market.kernel.context import open_kernel
 from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
+from market.kernel.openapi_names import name_apart
 from market.kernel.settings import Settings
 from market.matching import (
     batch_endpoints,
+    bundle_endpoints,
     call_endpoints,
     control_endpoints,
     endpoints as matching_endpoints,
@@ -38,6 +42,7 @@ from market.operations.docs import install_docs
 from market.parties import endpoints as party_endpoints
 from market.schedule import SCHEDULE
 from market.surveillance import endpoints as surveillance_endpoints
+from market.usage import endpoints as usage_rule_endpoints
 from market.worker import in_process
 from pricing import billing_endpoints as pricing_billing_endpoints, endpoints as pricing_endpoints
 from settlement import (
@@ -66,6 +71,7 @@ ROUTERS = (
     # Before the orders, or "stream" would be an order.
     feed_endpoints.router,
     batch_endpoints.router,
+    bundle_endpoints.router,
     matching_endpoints.router,
     control_endpoints.router,
     call_endpoints.router,
@@ -74,6 +80,8 @@ ROUTERS = (
     contract_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,
+    usage_endpoints.router,
+    usage_hold_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
     ledger_endpoints.router,
@@ -81,6 +89,7 @@ ROUTERS = (
     billing_endpoints.router,
     console_endpoints.router,
     surveillance_endpoints.router,
+    usage_rule_endpoints.router,
     events.router,
     sandbox.router,
     health.router,
@@ -163,6 +172,7 @@ def _extend_openapi(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = plain()
             add_problem_schema(document)
+            name_apart(document)
             app.openapi_schema = document
         return app.openapi_schema
 

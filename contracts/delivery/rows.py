@@ -7,40 +7,42 @@ depends on how many rows were asked for.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
-import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from uuid import UUID
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import pyarrow as pa
-from sqlmodel import select
 
 from contracts.delivery import sql
 from contracts.delivery.columns import Column, columns_of
 from contracts.delivery.engine import Engine, engine_of
 from contracts.delivery.filter import compile_filter
 from contracts.delivery.formats import MEDIA_TYPES, Format, PageMarks, encode, negotiate
+from contracts.delivery.once import (
+    Earlier,
+    checked_key,
+    find_earlier,
+    meter_headers,
+    require_replayable,
+    reserve_once,
+)
 from contracts.delivery.response import Finish, MeteredResponse
 from contracts.errors import (
-    DeliveryIdExpired,
-    DeliveryIdInvalid,
-    DeliveryIdReused,
-    DeliveryIncomplete,
     GrantNotFound,
-    MeterRecovering,
     MeterUnavailable,
     PageTooLarge,
     QuotaExhausted,
     TokenForOtherGrant,
 )
-from contracts.metering import Delivered, Hold, Meter, meter_of
+from contracts.metering import Hold, Meter, meter_of
+from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
-from contracts.models import Agreement, Delivery, Grant, Unit
+from contracts.models import Agreement, Grant, Unit
 from contracts.policy import Access, Policy, evaluate, parse_policy
 from contracts.schemas import RowCount
 from contracts.tokens import Claims, TokenVerifier
@@ -54,14 +56,12 @@ from market.parties.directory import get_party
 from market.parties.errors import PartySuspended
 from market.parties.models import PartyStatus
 
-REPLAY_FREE = timedelta(hours=24)
 # A page beyond this is refused before it is encoded; several of them fit a worker's memory.
 PAGE_MAX_BYTES = 64 << 20
 SEND_MARGIN_S = 2
 # How long facts about a grant's policy and buyer may be reused; its status is never cached here.
 CONTEXT_TTL_S = 2.0
 CONTEXTS_MAX = 10_000
-DELIVERY_ID_PATTERN = "^[A-Za-z0-9._:-]{8,64}$"
 _PLACE_MAX = 2**62
 _NO_LEASE = UUID(int=0)
 
@@ -79,6 +79,7 @@ class RowsRequest:
     limit: int = 100
     accept: str | None = None
     delivery_id: str | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +95,13 @@ class _Context:
 
 
 @dataclass(frozen=True, slots=True)
-class _Earlier:
-    query_sha256: str
-    complete: bool
-    delivered_at: datetime
-    receipt_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
 class _Page:
     body: bytes
     rows: int
     format: Format
     next_after: str | None
     query_sha256: str
+    asked: Asked
 
 
 class RowsService:
@@ -117,6 +111,7 @@ class RowsService:
         self._kernel = kernel
         self._tokens = TokenVerifier(kernel.keys)
         self._contexts: OrderedDict[UUID, tuple[float, _Context]] = OrderedDict()
+        self._loading: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def _meter(self) -> Meter:
@@ -137,15 +132,15 @@ class RowsService:
         DeliveryIncomplete, DeliveryIdExpired (409), PageTooLarge (413), QueryTimeout,
         MeterUnavailable, MeterRecovering (503). A refusal charges nothing.
         """
-        key = _checked_key(request.delivery_id)
+        key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
         claims, context, headers = await self._authorize(request)
-        earlier: _Earlier | None = None
+        earlier: Earlier | None = None
         try:
-            await self._meter.admit(claims.grant_id, claims.token_id)
+            await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
         except QuotaExhausted:
             # The last page of a used-up grant can still be fetched again.
-            earlier = await self._durable(claims.grant_id, request.delivery_id)
+            earlier = await find_earlier(self._kernel, claims.grant_id, request.delivery_id)
             if earlier is None:
                 raise
         page = await self._page(context, request, format_)
@@ -154,10 +149,16 @@ class RowsService:
             headers["Next-After"] = page.next_after
         units = page.rows if context.unit is Unit.ROW else 1
         whole = self._fact(claims, context, page, key, units)
-        outcome = earlier or await self._reserve(claims, context, request, whole)
-        if isinstance(outcome, _Earlier):
+        outcome = earlier or await reserve_once(
+            self._kernel,
+            whole,
+            delivery_id=request.delivery_id,
+            seller_safe=context.policy.meter_side == "seller_safe",
+            sub_lease_units=context.policy.sub_lease_units,
+        )
+        if isinstance(outcome, Earlier):
             return self._replay(outcome, page, headers)
-        headers |= _meter_headers(units, outcome.remaining, whole.receipt_id)
+        headers |= meter_headers(units, outcome.remaining, whole.receipt_id)
         left_s = outcome.deadline - time.monotonic() - SEND_MARGIN_S
         if left_s <= 0:
             await self._meter.release(outcome)
@@ -178,7 +179,7 @@ class RowsService:
     async def _authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
         kernel = self._kernel
         claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
-        window = await kernel.limits.hit(
+        window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,
             limit=kernel.settings.delivery_rate_per_minute,
@@ -197,6 +198,15 @@ class RowsService:
         known = self._contexts.get(grant_id)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
+        # One of many readers asks when the time is over; the others take its answer.
+        lock = self._loading.setdefault(grant_id, asyncio.Lock())
+        async with lock:
+            known = self._contexts.get(grant_id)
+            if known is not None and time.monotonic() < known[0]:
+                return known[1]
+            return await self._load_context(grant_id)
+
+    async def _load_context(self, grant_id: UUID) -> _Context:
         async with self._kernel.unit_of_work() as uow:
             grant = await uow.session.get(Grant, grant_id)
             agreement = (
@@ -250,14 +260,17 @@ class RowsService:
         table = await self._engine.table(query)
         has_more = table.num_rows > request.limit
         table = table.slice(0, request.limit)
-        next_after = None
-        if has_more:
+        next_after, place = None, None
+        if table.num_rows:
             place = table.column(table.num_columns - 1)[table.num_rows - 1].as_py()
+        if has_more:
             next_after = encode_cursor(place, sequence)
         body = await self._body(table, format_, PageMarks(has_more, next_after))
         asked |= {"after": after, "limit": request.limit, "format": format_.value}
         digest = sha256_hex(canonical_json(asked))
-        return _Page(body, table.num_rows, format_, next_after, digest)
+        names = tuple(column.name for column in chosen)
+        told = Asked(names, sequence, after, place, request.address)
+        return _Page(body, table.num_rows, format_, next_after, digest, told)
 
     async def _body(self, table: pa.Table, format_: Format, marks: PageMarks) -> bytes:
         shown = table.drop_columns([sql.PLACE])
@@ -265,58 +278,14 @@ class RowsService:
             raise PageTooLarge(f"A page has at most {PAGE_MAX_BYTES} bytes.", param="limit")
         return await self._engine.in_thread(lambda: encode(shown, format_, marks))
 
-    async def _reserve(
-        self, claims: Claims, context: _Context, request: RowsRequest, whole: Fact
-    ) -> Hold | _Earlier:
-        seller_safe = context.policy.meter_side == "seller_safe"
-        try:
-            outcome = await self._meter.reserve(
-                claims.grant_id,
-                claims.token_id,
-                key=whole.key,
-                units=whole.units,
-                planned=replace(whole, assumed=True) if seller_safe else None,
-            )
-        except (QuotaExhausted, MeterRecovering):
-            earlier = await self._durable(claims.grant_id, request.delivery_id)
-            if earlier is None:
-                raise
-            return earlier
-        if isinstance(outcome, Delivered):
-            fact = outcome.fact
-            return _Earlier(fact.query_sha256, fact.complete, fact.delivered_at, fact.receipt_id)
-        # After reserving, not before: a fact leaves the cache only when it is durable, so one of
-        # the two always knows it.
-        earlier = await self._durable(claims.grant_id, request.delivery_id)
-        if earlier is None:
-            return outcome
-        await self._meter.release(outcome)
-        return earlier
-
-    async def _durable(self, grant_id: UUID, delivery_id: str | None) -> _Earlier | None:
-        if delivery_id is None:
-            return None
-        query = select(Delivery).where(
-            Delivery.grant_id == grant_id, Delivery.delivery_key == delivery_id
-        )
-        async with self._kernel.unit_of_work() as uow:
-            row = (await uow.session.exec(query)).one_or_none()
-        if row is None:
-            return None
-        return _Earlier(row.query_sha256, row.complete, row.delivered_at, row.receipt_id)
-
-    def _replay(self, earlier: _Earlier, page: _Page, headers: dict[str, str]) -> MeteredResponse:
-        if earlier.query_sha256 != page.query_sha256:
-            raise DeliveryIdReused(param="Delivery-Id")
-        if not earlier.complete:
-            raise DeliveryIncomplete(param="Delivery-Id")
-        if self._kernel.clock.now() - earlier.delivered_at > REPLAY_FREE:
-            raise DeliveryIdExpired(param="Delivery-Id")
+    def _replay(self, earlier: Earlier, page: _Page, headers: dict[str, str]) -> MeteredResponse:
+        now = self._kernel.clock.now()
+        require_replayable(earlier, page.query_sha256, now=now)
 
         async def nothing(_sent: int) -> None:
             return None
 
-        headers |= _meter_headers(0, None, earlier.receipt_id)
+        headers |= meter_headers(0, None, earlier.receipt_id)
         deadline_s = float(self._meter.hold_s)
         return _respond(page, headers, deadline_s=deadline_s, finish=nothing)
 
@@ -339,6 +308,7 @@ class RowsService:
             body_sha256=hashlib.sha256(page.body).hexdigest(),
             complete=True,
             delivered_at=self._kernel.clock.now(),
+            asked=page.asked,
         )
 
     def _finisher(self, hold: Hold, context: _Context, page: _Page, whole: Fact) -> Finish:
@@ -359,14 +329,6 @@ class RowsService:
         return finish
 
 
-def _checked_key(delivery_id: str | None) -> str:
-    if delivery_id is None:
-        return new_id().hex
-    if not re.fullmatch(DELIVERY_ID_PATTERN, delivery_id):
-        raise DeliveryIdInvalid(param="Delivery-Id")
-    return delivery_id
-
-
 def _place(after: str | None, sequence: str) -> int | None:
     """The row that a cursor of this very sequence (version, filter, order) names."""
     if after is None:
@@ -377,13 +339,6 @@ def _place(after: str | None, sequence: str) -> int | None:
     if int(place) > _PLACE_MAX:
         raise BadCursor(param="after")
     return int(place)
-
-
-def _meter_headers(charged: int, remaining: int | None, receipt_id: UUID) -> dict[str, str]:
-    headers = {"Meter-Charged": str(charged), "Receipt-Id": show("rcp", receipt_id)}
-    if remaining is not None:
-        headers["Meter-Remaining"] = str(remaining)
-    return headers
 
 
 def _respond(
