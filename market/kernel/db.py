@@ -84,7 +84,8 @@ def transient(error: BaseException) -> DatabaseUnavailable | None:
             return DatabaseUnavailable(f"Database: {_TRANSIENT[state]}.", retry_after_s=1)
         if error.connection_invalidated or (state or "").startswith("08"):
             return DatabaseUnavailable("The database connection was lost.", retry_after_s=2)
-        return None
+        cause = error.orig.__cause__ if error.orig else None
+        return transient(cause) if cause else None
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str) and (state in _TRANSIENT or state.startswith("08")):
         return DatabaseUnavailable(f"Database: {_TRANSIENT.get(state, 'connection lost')}.")
