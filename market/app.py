@@ -16,6 +16,7 @@ from contracts import (
     usage_endpoints,
 )
 from contracts.metering import close_meter
+from contracts.sharing import endpoints as sharing_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
 from market.console import endpoints as console_endpoints
@@ -79,6 +80,7 @@ ROUTERS = (
     dispute_endpoints.router,
     contract_billing_endpoints.router,
     usage_endpoints.router,
+    sharing_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
     ledger_endpoints.router,
