@@ -63,7 +63,7 @@ class MeteredResponse(Response):
                 await _to_the_end(self._finish(max(0, self._sent - self._waiting)))
             return
         gone = asyncio.Event()
-        watcher = asyncio.create_task(_watch(receive, gone))
+        watcher = asyncio.create_task(watch(receive, gone))
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._deadline_s):
@@ -72,7 +72,7 @@ class MeteredResponse(Response):
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
             # delivery from being charged.
             watcher.cancel()
-            await _to_the_end(self._finish(max(0, self._sent - self._waiting)))
+            await to_the_end(self._finish(max(0, self._sent - self._waiting)))
             await asyncio.gather(watcher, return_exceptions=True)
 
     async def _send_small(self, send: Send, unsent: Unsent) -> None:
@@ -114,10 +114,10 @@ class MeteredResponse(Response):
         )
         for start in range(0, len(self._payload), CHUNK_BYTES):
             chunk = bytes(self._payload[start : start + CHUNK_BYTES])
-            if await _left(gone):
+            if await has_left(gone):
                 return
             message = {"type": "http.response.body", "body": chunk, "more_body": True}
-            if await _waited(send(message)) and await _left(gone):
+            if await had_to_wait(send(message)) and await has_left(gone):
                 return
             self._sent += len(chunk)
             self._waiting = unsent() or 0
@@ -131,7 +131,7 @@ class MeteredResponse(Response):
         """
         await asyncio.sleep(0)
         self._waiting = unsent() or 0
-        while self._waiting and not await _left(gone):
+        while self._waiting and not await has_left(gone):
             await asyncio.sleep(DRAIN_POLL_S)
             left = unsent()
             if left is None:
@@ -139,20 +139,21 @@ class MeteredResponse(Response):
             self._waiting = left
 
 
-async def _watch(receive: Receive, gone: asyncio.Event) -> None:
+async def watch(receive: Receive, gone: asyncio.Event) -> None:
+    """Set ``gone`` when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     gone.set()
 
 
-async def _left(gone: asyncio.Event) -> bool:
+async def has_left(gone: asyncio.Event) -> bool:
     """Whether the client is gone: the server needs one turn to say so, the watcher another."""
     for _ in range(2):
         await asyncio.sleep(0)
     return gone.is_set()
 
 
-async def _waited(sending: Awaitable[None]) -> bool:
+async def had_to_wait(sending: Awaitable[None]) -> bool:
     """Await ``sending``; True when the loop turned meanwhile (the transport was full)."""
     turned: list[bool] = []
     turn = asyncio.get_running_loop().call_soon(turned.append, True)
@@ -161,7 +162,7 @@ async def _waited(sending: Awaitable[None]) -> bool:
     return bool(turned)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """Await ``work``; it goes on when this request is cancelled."""
     task = asyncio.create_task(work)
     _finishing.add(task)

@@ -135,7 +135,7 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
-        claims, context, headers = await self._authorize(request)
+        claims, context, headers = await self.authorize(request)
         earlier: Earlier | None = None
         try:
             await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
@@ -169,7 +169,7 @@ class RowsService:
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
-        claims, context, _ = await self._authorize(request)
+        claims, context, _ = await self.authorize(request)
         # What is left to buy may be counted with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await self._meter.admit(claims.grant_id, claims.token_id)
@@ -177,7 +177,12 @@ class RowsService:
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
 
-    async def _authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
+    async def authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
+        """Token, rate, policy: what every way out asks first, with its rate headers.
+
+        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended (403),
+        TokenExpired (410), RateLimited (429), GrantNotFound (404).
+        """
         kernel = self._kernel
         claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
         window = await kernel.limits.hit_ahead(
