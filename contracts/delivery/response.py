@@ -60,7 +60,7 @@ class MeteredResponse(Response):
             try:
                 await self._send_small(send, unsent)
             finally:
-                await _to_the_end(self._finish(max(0, self._sent - self._waiting)))
+                await to_the_end(self._finish(max(0, self._sent - self._waiting)))
             return
         gone = asyncio.Event()
         watcher = asyncio.create_task(watch(receive, gone))
