@@ -88,6 +88,7 @@ class _Context:
     version_id: UUID
     unit: Unit
     policy: Policy
+    at_delivery: Policy
     country: str
     delivery_count: int
     blob_key: str
@@ -134,7 +135,7 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
-        claims, context, headers = await self._authorize(request)
+        claims, context, headers = await self.authorize(request)
         earlier: Earlier | None = None
         try:
             await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
@@ -168,7 +169,7 @@ class RowsService:
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
-        claims, context, _ = await self._authorize(request)
+        claims, context, _ = await self.authorize(request)
         # What is left to buy may be counted with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await self._meter.admit(claims.grant_id, claims.token_id)
@@ -176,7 +177,12 @@ class RowsService:
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
 
-    async def _authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
+    async def authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
+        """Token, rate, policy: what every way out asks first, with its rate headers.
+
+        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended (403),
+        TokenExpired (410), RateLimited (429), GrantNotFound (404).
+        """
         kernel = self._kernel
         claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
         window = await kernel.limits.hit_ahead(
@@ -189,9 +195,7 @@ class RowsService:
             raise TokenForOtherGrant(param="grant_id")
         context = await self._context(claims.grant_id)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
-        # The term's end and the count have codes of their own, from the grant's own meter.
-        policy = context.policy.model_copy(update={"not_after": None, "count": None})
-        evaluate(policy, access)
+        evaluate(context.at_delivery, access)
         return claims, context, window.headers()
 
     async def _context(self, grant_id: UUID) -> _Context:
@@ -218,11 +222,14 @@ class RowsService:
             version = await offers.get_version(uow, grant.product_version_id)
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
+        policy = parse_policy(agreement.terms["policy"])
         context = _Context(
             agreement_id=grant.agreement_id,
             version_id=version.id,
             unit=Unit(grant.unit),
-            policy=parse_policy(agreement.terms["policy"]),
+            policy=policy,
+            # The term's end and the count have codes of their own, from the grant's own meter.
+            at_delivery=policy.model_copy(update={"not_after": None, "count": None}),
             country=buyer.jurisdiction,
             delivery_count=grant.delivery_count,
             blob_key=version.blob_key,
