@@ -21,8 +21,10 @@ _FORM: Final[dict[str, Any]] = {
                 "schema": {
                     "type": "object",
                     "required": ["token"],
+                    # RFC 6749 §3.2: fields are not repeated, so none is a list.
+                    "additionalProperties": {"type": "string"},
                     "properties": {
-                        "token": {"type": "string", "format": "password"},
+                        "token": {"type": "string", "format": "password", "minLength": 1},
                         "token_type_hint": {"type": "string"},
                         "client_id": {"type": "string"},
                         "client_secret": {"type": "string", "format": "password"},

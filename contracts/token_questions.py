@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Literal
 from uuid import UUID
 
+from pydantic import Field
+
+from contracts import grants
 from contracts.errors import TokenNotFound
-from contracts.models import DeliveryToken, Grant, GrantStatus
+from contracts.models import DeliveryToken, Grant, GrantStatus, Unit
+from contracts.schemas import Count
 from contracts.tokens import TYP, read_claims, revoke
 from market.kernel.context import Kernel
 from market.kernel.ids import GrantId, PartyId, TokenId
@@ -25,6 +29,10 @@ class Introspection(Schema):
     exp: int | None = None
     iat: int | None = None
     grant_status: GrantStatus | None = None
+    unit: Unit | None = None
+    remaining_units: Count | None = Field(
+        default=None, description="Of the grant, which all its tokens share; null: no bound."
+    )
 
 
 async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspection:
@@ -32,13 +40,15 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
     token_id = _token_id(kernel, token)
     if token_id is None:
         return Introspection(active=False)
+    await grants.settle_buffered(kernel)
     async with kernel.unit_of_work() as uow:
         row = await uow.session.get(DeliveryToken, token_id)
         grant = None if row is None else await uow.session.get(Grant, row.grant_id)
         if row is None or grant is None or party_id not in (grant.buyer_id, grant.seller_id):
             return Introspection(active=False)
         ended = row.revoked_at is not None or min(row.expires_at, grant.expires_at) <= uow.now
-        if ended or grant.status is not GrantStatus.ACTIVE:
+        # With nothing left to spend, it still counts rows and repeats what was paid for.
+        if ended or grant.status not in {GrantStatus.ACTIVE, GrantStatus.EXHAUSTED}:
             return Introspection(active=False)
         return Introspection(
             active=True,
@@ -49,6 +59,8 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
             exp=int(row.expires_at.timestamp()),
             iat=int(row.created_at.timestamp()),
             grant_status=grant.status,
+            unit=grant.unit,
+            remaining_units=grants.view(grant).remaining_units,
         )
 
 

@@ -65,9 +65,9 @@ def _client(fields: dict[str, str], authorization: str | None) -> TokenRequest:
         if "client_id" not in fields or "client_secret" not in fields:
             raise InvalidClient("Send client_id and client_secret, as form fields or HTTP Basic.")
         return TokenRequest(fields["client_id"], fields["client_secret"], scope)
+    client_id, secret = _basic(authorization)
     if "client_secret" in fields:
         raise OAuthInvalidRequest("Use form fields or HTTP Basic, not both.")
-    client_id, secret = _basic(authorization)
     if fields.get("client_id", client_id) != client_id:
         raise OAuthInvalidRequest("client_id differs from HTTP Basic.", param="client_id")
     return TokenRequest(client_id, secret, scope)
