@@ -42,9 +42,11 @@ PREFIXES = {
     "trd": "trade",
     "txd": "tax declaration",
     "txn": "transfer",
+    "ups": "upstream",
     "use": "usage record",
     "val": "valuation",
     "ver": "product version",
+    "vio": "violation",
 }
 
 
@@ -134,6 +136,8 @@ TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]
 TaxDeclarationId = Annotated[UUID, *_wire("txd")]
 TransferId = Annotated[UUID, *_wire("txn")]
+UpstreamId = Annotated[UUID, *_wire("ups")]
 UsageId = Annotated[UUID, *_wire("use")]
 ValuationId = Annotated[UUID, *_wire("val")]
 VersionId = Annotated[UUID, *_wire("ver")]
+ViolationId = Annotated[UUID, *_wire("vio")]

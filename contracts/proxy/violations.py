@@ -1,0 +1,121 @@
+"""Evidence of broken answers: written when they happen, listed for both parties and in disputes."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func
+from sqlmodel import col, select
+
+from contracts.agreements import get_agreement
+from contracts.proxy.calls import AnswerBroken
+from contracts.proxy.models import Upstream, Violation
+from contracts.proxy.schemas import Finding, Operation, OperationView, ViolationView
+from market.kernel.context import Kernel
+from market.kernel.db import UnitOfWork
+from market.kernel.ids import new_id, show
+from market.kernel.schemas import Page, PageQuery
+from market.kernel.security import Actor
+from market.parties.directory import after_id
+
+# Of the newest, in what the exchange attaches to a dispute.
+ATTACHED_MAX = 100
+
+
+async def write(
+    kernel: Kernel,
+    broken: AnswerBroken,
+    *,
+    agreement_id: UUID,
+    upstream: Upstream,
+    operation: Operation,
+    delivery_key: str,
+    parameters_sha256: str,
+) -> str:
+    """Keep one violation; give its id on the wire. Emits ``upstream.violated`` to the seller."""
+    async with kernel.unit_of_work() as uow:
+        row = Violation(
+            id=new_id(),
+            agreement_id=agreement_id,
+            upstream_id=upstream.id,
+            revision=upstream.revision,
+            delivery_key=delivery_key,
+            operation=shown(operation).model_dump(mode="json"),
+            kind=broken.kind,
+            findings=broken.findings,
+            parameters_sha256=parameters_sha256,
+            body_sha256=broken.body_sha256,
+            byte_count=broken.byte_count,
+            happened_at=uow.now,
+        )
+        uow.session.add(row)
+        shown_id = show("vio", row.id)
+        data = {
+            "violation_id": shown_id,
+            "agreement_id": show("agr", agreement_id),
+            "operation": operation.name,
+            "kind": broken.kind.value,
+        }
+        uow.emit("upstream.violated", row.id, data, parties=[upstream.owner_id])
+    return shown_id
+
+
+async def list_violations(
+    kernel: Kernel, actor: Actor, agreement_id: UUID, *, page: PageQuery
+) -> Page[ViolationView]:
+    """An agreement's violations, newest first, for both parties and overseers.
+
+    Raises AgreementNotFound, BadCursor.
+    """
+    after = after_id(page)
+    query = (
+        select(Violation)
+        .where(Violation.agreement_id == agreement_id)
+        .order_by(col(Violation.id).desc())
+        .limit(page.limit + 1)
+    )
+    if after is not None:
+        query = query.where(col(Violation.id) < after)
+    async with kernel.unit_of_work() as uow:
+        await get_agreement(uow, agreement_id, actor)
+        rows = list(await uow.session.exec(query))
+        return Page[ViolationView].of(
+            [_view(row) for row in rows], page.limit, [(row.id,) for row in rows]
+        )
+
+
+async def facts(uow: UnitOfWork, agreement_id: UUID) -> dict[str, object] | None:
+    """What a dispute is told of an agreement's violations; None when there are none."""
+    of = Violation.agreement_id == agreement_id
+    count = (await uow.session.exec(select(func.count()).where(of))).one()
+    if not count:
+        return None
+    query = select(Violation).where(of).order_by(col(Violation.id).desc()).limit(ATTACHED_MAX)
+    rows = list(await uow.session.exec(query))
+    listed = [_view(row).model_dump(mode="json") for row in rows]
+    return {"count": int(count), "newest": listed}
+
+
+def shown(operation: Operation) -> OperationView:
+    """What buyers may know of an operation."""
+    names = OperationView.model_fields
+    return OperationView(**{name: getattr(operation, name) for name in names})
+
+
+def _view(row: Violation) -> ViolationView:
+    findings: list[dict[str, Any]] = row.findings
+    return ViolationView(
+        id=row.id,
+        agreement_id=row.agreement_id,
+        upstream_id=row.upstream_id,
+        revision=row.revision,
+        delivery_id=row.delivery_key,
+        operation=OperationView.model_validate(row.operation),
+        kind=row.kind,
+        findings=[Finding.model_validate(finding) for finding in findings],
+        parameters_sha256=row.parameters_sha256,
+        body_sha256=row.body_sha256,
+        byte_count=row.byte_count,
+        happened_at=row.happened_at,
+    )
