@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic.json_schema import SkipJsonSchema
 
@@ -151,6 +151,7 @@ async def revoke_token(kernel: KernelDep, actor: ActorDep, token_id: TokenId) ->
 
 
 def _rows_request(
+    http: Request,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_delivery_bearer)],
     filter_: Annotated[
         str | None,
@@ -167,7 +168,8 @@ def _rows_request(
 ) -> RowsRequest:
     if bearer is None:
         raise TokenMissing
-    return RowsRequest(token=bearer.credentials, grant_id=grant_id, filter=filter_)
+    address = None if http.client is None else http.client.host
+    return RowsRequest(token=bearer.credentials, grant_id=grant_id, filter=filter_, address=address)
 
 
 RowsDep = Annotated[RowsRequest, Depends(_rows_request)]
@@ -234,6 +236,7 @@ async def deliver_rows(
         limit=limit,
         accept=accept,
         delivery_id=delivery_id,
+        address=asked.address,
     )
     return await rows_service(kernel).deliver(request)
 

@@ -8,7 +8,7 @@ Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowe
 PaymentRequired ─ QuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
 Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
-          ResalePlanMismatch
+          ResalePlanMismatch, UsageTooMuch
 NotAcceptable ─ FormatNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
 """
@@ -195,3 +195,8 @@ class ResaleUnitsShort(Conflict):
 
 class ResalePlanMismatch(Invalid):
     code, title = "resale_plan_mismatch", "The grant was bought under another plan"
+
+
+class UsageTooMuch(Invalid):
+    code, title = "usage_too_much", "The period has too many usage records"
+    default_hint = "Export a shorter period, or one grant at a time."

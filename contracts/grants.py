@@ -197,5 +197,6 @@ def _usage(row: Delivery) -> UsageView:
         body_sha256=row.body_sha256,
         complete=row.complete,
         assumed=row.assumed,
+        fields=row.fields,
         delivered_at=row.delivered_at,
     )

@@ -15,6 +15,7 @@ from uuid import UUID
 import orjson
 
 from contracts import receipts, sql
+from contracts.metering_asked import Asked
 from contracts.models import LeaseState
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
@@ -45,6 +46,7 @@ class Fact:
     complete: bool
     delivered_at: datetime
     assumed: bool = False
+    asked: Asked | None = None
 
     def pack(self) -> str:
         """Text for the cache; :func:`unpack` is its inverse."""
@@ -61,6 +63,8 @@ def unpack(text: str) -> Fact:
     for name in _IDS:
         values[name] = UUID(values[name])
     values["delivered_at"] = datetime.fromisoformat(values["delivered_at"])
+    # Facts of a version before this one say nothing about it.
+    values["asked"] = Asked.of(values.get("asked"))
     return Fact(**values)
 
 
@@ -198,6 +202,7 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
         ),
     )
     previous, tally.head = tally.head, receipts.digest(jws)
+    asked = fact.asked or Asked()
     batch.deliveries.append(
         (
             fact.usage_id,
@@ -216,6 +221,11 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
             fact.complete,
             fact.delivered_at,
             fact.assumed,
+            orjson.dumps(sorted(asked.fields)).decode() if asked.fields else None,
+            asked.sequence,
+            asked.after,
+            asked.until,
+            asked.address,
         )
     )
     batch.receipts.append(

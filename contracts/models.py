@@ -339,7 +339,10 @@ class Lease(SQLModel, table=True):
 
 
 class Delivery(SQLModel, table=True):
-    """The usage record of one delivery (append-only); unique by the client's Delivery-Id."""
+    """The usage record of one delivery (append-only); unique by the client's Delivery-Id.
+
+    ``fields`` and what follows are :class:`contracts.metering_asked.Asked`; null where unknown.
+    """
 
     __tablename__ = "delivery"
     __table_args__ = (
@@ -348,6 +351,8 @@ class Delivery(SQLModel, table=True):
         ),
         UniqueConstraint("grant_id", "delivery_key", name="delivery_once"),
         Index("delivery_grant", "grant_id", "id"),
+        Index("delivery_grant_time", "grant_id", "delivered_at"),
+        Index("delivery_time", "delivered_at", postgresql_using="brin"),
         {"schema": "contracts"},
     )
 
@@ -370,6 +375,11 @@ class Delivery(SQLModel, table=True):
         default=False,
         sa_column=Column(Boolean, nullable=False, server_default=text("false")),
     )
+    fields: list[str] | None = Field(default=None, sa_column=Column(JSONB))
+    page_sequence: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    page_after: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
+    page_until: int | None = Field(default=None, sa_column=bigint_column(nullable=True))
+    client_address: str | None = Field(default=None, sa_column=text_column(nullable=True))
 
 
 class Receipt(SQLModel, table=True):

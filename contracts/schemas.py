@@ -227,6 +227,9 @@ class UsageView(Schema):
         description="Billed on a seller-safe agreement after a fault, when nobody could tell "
         "whether it was delivered; free to fetch again under its delivery_id for 24 hours."
     )
+    fields: list[str] | None = Field(
+        default=None, description="Delivered columns by name; null: not a matter of columns."
+    )
     delivered_at: datetime
 
 

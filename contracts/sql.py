@@ -323,11 +323,13 @@ async def insert_deliveries(connection: Connection, rows: Sequence[tuple[Any, ..
     await connection.execute(
         "INSERT INTO contracts.delivery (id, grant_id, agreement_id, lease_id, token_id, "
         "receipt_id, delivery_key, query_sha256, format, units, row_count, byte_count, "
-        "body_sha256, complete, delivered_at, assumed) "
+        "body_sha256, complete, delivered_at, assumed, fields, page_sequence, page_after, "
+        "page_until, client_address) "
         "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], "
         "$6::uuid[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], "
-        "$12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[], $16::boolean[])",
-        *_columns(rows, 16),
+        "$12::bigint[], $13::text[], $14::boolean[], $15::timestamptz[], $16::boolean[], "
+        "$17::jsonb[], $18::text[], $19::bigint[], $20::bigint[], $21::text[])",
+        *_columns(rows, 21),
     )
 
 

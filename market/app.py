@@ -13,6 +13,7 @@ from contracts import (
     billing_endpoints as contract_billing_endpoints,
     dispute_endpoints,
     endpoints as contract_endpoints,
+    usage_endpoints,
 )
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
@@ -74,6 +75,7 @@ ROUTERS = (
     contract_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,
+    usage_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
     ledger_endpoints.router,

@@ -291,7 +291,12 @@ def _line(row: InvoiceLine) -> dict[str, Any]:
 
 
 def _number(invoice: Invoice) -> str:
-    return f"{invoice.year}-{invoice.number:08d}"
+    return shown_number(invoice.year, invoice.number)
+
+
+def shown_number(year: int, number: int) -> str:
+    """How a document's number is printed: year and place in the issuer's series."""
+    return f"{year}-{number:08d}"
 
 
 def _head(invoice: Invoice) -> dict[str, Any]:

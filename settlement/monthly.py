@@ -81,7 +81,8 @@ async def monthly_statement(
         accounts = list(await uow.session.exec(query))
         connection = await uow.raw()
         made = [
-            await _statement(connection, account, starts=starts, ends=ends) for account in accounts
+            await account_month(connection, account, starts=starts, ends=ends)
+            for account in accounts
         ]
         final = uow.now >= ends + GRACE
     return MonthlyStatement(
@@ -99,9 +100,10 @@ def _with_history(made: Sequence[AccountStatement]) -> list[AccountStatement]:
     return [item for item in made if item.movements or item.opening_minor or item.closing_minor]
 
 
-async def _statement(
+async def account_month(
     connection: Connection[Any], account: Account, *, starts: datetime, ends: datetime
 ) -> AccountStatement:
+    """One account's part of a statement, from ``starts`` to before ``ends``."""
     opening, before = await booked_as_of(connection, account.id, starts - _MOMENT)
     closing, last = await booked_as_of(connection, account.id, ends - _MOMENT)
     rows = await connection.fetch(_MOVEMENTS, account.id, before, last)

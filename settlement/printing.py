@@ -101,7 +101,7 @@ def invoice_csv(invoice: InvoiceView, language: PrintLanguage) -> bytes:
         )
         for line in invoice.lines
     ]
-    return _csv(INVOICE_COLUMNS, rows)
+    return csv_table(INVOICE_COLUMNS, rows)
 
 
 def statement_csv(statement: MonthlyStatement) -> bytes:
@@ -122,7 +122,7 @@ def statement_csv(statement: MonthlyStatement) -> bytes:
             figures = (item.postings, item.credit_minor, item.debit_minor, item.net_minor)
             rows.append((*head, item.kind, *figures, balance))
         rows.append((*head, "closing", "", "", "", "", account.closing_minor))
-    return _csv(STATEMENT_COLUMNS, rows)
+    return csv_table(STATEMENT_COLUMNS, rows)
 
 
 def invoice_html(invoice: InvoiceView, language: PrintLanguage) -> str:
@@ -152,16 +152,18 @@ def percent(ppm: int) -> str:
     return f"{whole}.{rest:04d}".rstrip("0").rstrip(".") + "%"
 
 
-def _csv(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+def csv_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    """A CSV document: a line of names, then the rows; safe to open in a spreadsheet."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerows([safe_cell(value) for value in row] for row in rows)
     # Excel reads UTF-8 only behind a byte order mark.
     return ("\ufeff" + out.getvalue()).encode()
 
 
-def _cell(value: object) -> object:
+def safe_cell(value: object) -> object:
+    """A value that no spreadsheet runs as a formula."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return value

@@ -128,10 +128,10 @@ async def _csv(
     statement: Statement, pieces: AsyncIterator[list[PostingView]]
 ) -> AsyncIterator[bytes]:
     """RFC 4180, with the opening and the closing balance as first and last row."""
-    yield _rows([_COLUMNS, _mark(statement, "opening_balance", statement.opening)])
+    yield csv_rows([_COLUMNS, _mark(statement, "opening_balance", statement.opening)])
     async for lines in pieces:
-        yield _rows([_cells(line) for line in lines])
-    yield _rows([_mark(statement, "closing_balance", statement.closing)])
+        yield csv_rows([_cells(line) for line in lines])
+    yield csv_rows([_mark(statement, "closing_balance", statement.closing)])
 
 
 def _mark(statement: Statement, kind: str, balance: int) -> tuple[object, ...]:
@@ -158,7 +158,8 @@ def _cells(line: PostingView) -> tuple[object, ...]:
     )
 
 
-def _rows(rows: list[tuple[object, ...]]) -> bytes:
+def csv_rows(rows: list[tuple[object, ...]]) -> bytes:
+    """RFC 4180 lines."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
@@ -168,7 +169,7 @@ async def _parquet(
     statement: Statement, pieces: AsyncIterator[list[PostingView]]
 ) -> AsyncIterator[bytes]:
     """One row group per piece; the head is the file's metadata under ``statement``."""
-    sink = _Sink()
+    sink = Sink()
     schema = _SCHEMA.with_metadata({"statement": orjson.dumps(head(statement))})
     writer = pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd")
     async for lines in pieces:
@@ -178,7 +179,7 @@ async def _parquet(
     yield sink.take()
 
 
-class _Sink(io.RawIOBase):
+class Sink(io.RawIOBase):
     """A file that only grows and forgets what was taken: Parquet's footer comes last."""
 
     def __init__(self) -> None:

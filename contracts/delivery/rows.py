@@ -39,6 +39,7 @@ from contracts.errors import (
     TokenForOtherGrant,
 )
 from contracts.metering import Hold, Meter, meter_of
+from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
 from contracts.models import Agreement, Grant, Unit
 from contracts.policy import Access, Policy, evaluate, parse_policy
@@ -77,6 +78,7 @@ class RowsRequest:
     limit: int = 100
     accept: str | None = None
     delivery_id: str | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class _Page:
     format: Format
     next_after: str | None
     query_sha256: str
+    asked: Asked
 
 
 class RowsService:
@@ -245,14 +248,17 @@ class RowsService:
         table = await self._engine.table(query)
         has_more = table.num_rows > request.limit
         table = table.slice(0, request.limit)
-        next_after = None
-        if has_more:
+        next_after, place = None, None
+        if table.num_rows:
             place = table.column(table.num_columns - 1)[table.num_rows - 1].as_py()
+        if has_more:
             next_after = encode_cursor(place, sequence)
         body = await self._body(table, format_, PageMarks(has_more, next_after))
         asked |= {"after": after, "limit": request.limit, "format": format_.value}
         digest = sha256_hex(canonical_json(asked))
-        return _Page(body, table.num_rows, format_, next_after, digest)
+        names = tuple(column.name for column in chosen)
+        told = Asked(names, sequence, after, place, request.address)
+        return _Page(body, table.num_rows, format_, next_after, digest, told)
 
     async def _body(self, table: pa.Table, format_: Format, marks: PageMarks) -> bytes:
         shown = table.drop_columns([sql.PLACE])
@@ -290,6 +296,7 @@ class RowsService:
             body_sha256=hashlib.sha256(page.body).hexdigest(),
             complete=True,
             delivered_at=self._kernel.clock.now(),
+            asked=page.asked,
         )
 
     def _finisher(self, hold: Hold, context: _Context, page: _Page, whole: Fact) -> Finish:
