@@ -27,6 +27,7 @@ MODELS = (
     "contracts.billing_models",
     "contracts.resale_models",
     "contracts.dispute_models",
+    "contracts.proxy.models",
     "market.matching.models",
     "market.matching.control_models",
     "market.matching.call_models",

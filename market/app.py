@@ -16,6 +16,7 @@ from contracts import (
     usage_endpoints,
 )
 from contracts.metering import close_meter
+from contracts.proxy import endpoints as proxy_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
 from market.console import endpoints as console_endpoints
@@ -73,6 +74,7 @@ ROUTERS = (
     demand_endpoints.router,
     auction_endpoints.router,
     contract_endpoints.router,
+    proxy_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,
     usage_endpoints.router,

@@ -107,7 +107,7 @@ class UpstreamAnswerInvalid(BadGateway):
     default_hint = "Nothing was charged. The violation is on record and can be named in a dispute."
 
 
-class UpstreamTooLarge(BadGateway):
+class UpstreamTooLarge(UpstreamAnswerInvalid):
     code, title = "upstream_too_large", "The upstream's answer is larger than declared"
 
 

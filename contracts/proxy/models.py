@@ -52,7 +52,9 @@ class Upstream(SQLModel, table=True):
     product_id: UUID = Field(sa_column=uuid_column())
     owner_id: UUID = Field(sa_column=uuid_column())
     base_url: str = Field(sa_column=text_column())
-    secret: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB, nullable=True))
+    secret: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True)
+    )
     operations: list[dict[str, Any]] = Field(sa_column=Column(JSONB, nullable=False))
     status: UpstreamStatus = Field(sa_column=text_column())
     revision: int = Field(default=1, sa_column=integer_column())

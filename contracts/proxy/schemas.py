@@ -11,7 +11,7 @@ from market.kernel.schemas import Moment, Schema, ShortText
 
 # A buffered answer is held in memory whole while it is checked.
 CHECKED_MAX_BYTES = 4 << 20
-STREAMED_MAX_BYTES = 10 << 30
+STREAMED_MAX_BYTES = 1 << 30
 OPERATIONS_MAX = 50
 
 OperationName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]{0,49}$")]
@@ -67,7 +67,7 @@ class Operation(Schema):
         default=1 << 20, description="Of the decompressed answer; at most 4 MiB unless streamed."
     )
     timeout_s: Annotated[int, Field(ge=1, le=20)] = Field(
-        default=10, description="From the first packet to the last."
+        default=10, description="For the whole call, connecting to last byte."
     )
     cache_ttl_s: Annotated[int, Field(ge=0, le=86_400)] = Field(
         default=0, description="Answers to the same parameters may be reused so long; 0: never."

@@ -22,9 +22,8 @@ USER_AGENT: Final = "data-element-market-proxy"
 URL_MAX_CHARS: Final = 8_000
 BODY_MAX_BYTES: Final = 256 << 10
 _HOLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
-_TEMPLATE: Final = re.compile(
-    r"(/([A-Za-z0-9._~!$&'()*+,;=:@%-]|\{[A-Za-z_][A-Za-z0-9_]{0,63}\})*)+"
-)
+_PIECE: Final = r"[A-Za-z0-9._~!$&'()*+,;=:@%-]"
+_TEMPLATE: Final = re.compile(rf"(/({_PIECE}|{_HOLE.pattern})*)+")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _BASE_PATH: Final = re.compile(rf"(/{_PIECE}*)*")
 _DOTS: Final = frozenset({".", ".."})

@@ -10,7 +10,8 @@ from sqlmodel import col, select
 
 from contracts.agreements import get_agreement
 from contracts.proxy.calls import AnswerBroken
-from contracts.proxy.models import Upstream, Violation
+from contracts.proxy.errors import UpstreamAnswerInvalid, UpstreamTooLarge
+from contracts.proxy.models import Upstream, Violation, ViolationKind
 from contracts.proxy.schemas import Finding, Operation, OperationView, ViolationView
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -21,6 +22,7 @@ from market.parties.directory import after_id
 
 # Of the newest, in what the exchange attaches to a dispute.
 ATTACHED_MAX = 100
+WRITTEN_PER_MINUTE = 60
 
 
 async def write(
@@ -59,6 +61,36 @@ async def write(
         }
         uow.emit("upstream.violated", row.id, data, parties=[upstream.owner_id])
     return shown_id
+
+
+async def refusal(
+    kernel: Kernel,
+    broken: AnswerBroken,
+    *,
+    agreement_id: UUID,
+    upstream: Upstream,
+    operation: Operation,
+    delivery_key: str,
+    parameters_sha256: str,
+) -> UpstreamAnswerInvalid:
+    """The 502 for a broken answer, after its evidence was written.
+
+    At most WRITTEN_PER_MINUTE of an upstream are: more prove nothing more.
+    """
+    window = await kernel.limits.hit("violation", upstream.id.hex, limit=WRITTEN_PER_MINUTE)
+    written: dict[str, Any] = {}
+    if window.allowed:
+        written["violation"] = await write(
+            kernel,
+            broken,
+            agreement_id=agreement_id,
+            upstream=upstream,
+            operation=operation,
+            delivery_key=delivery_key,
+            parameters_sha256=parameters_sha256,
+        )
+    made = UpstreamTooLarge if broken.kind is ViolationKind.SIZE else UpstreamAnswerInvalid
+    return made(f"{operation.name}: {broken.findings[0]['message']}", **written)
 
 
 async def list_violations(
