@@ -28,7 +28,9 @@ MODELS = (
     "contracts.resale_models",
     "contracts.dispute_models",
     "contracts.proxy.models",
+    "contracts.usage_alert_models",
     "market.matching.models",
+    "market.matching.bundle_models",
     "market.matching.control_models",
     "market.matching.call_models",
     "market.matching.inbox_models",
@@ -36,6 +38,7 @@ MODELS = (
     "market.demand.models",
     "market.surveillance.models",
     "market.auctions.models",
+    "market.usage.models",
 )
 for module in MODELS:
     with contextlib.suppress(ImportError):

@@ -75,7 +75,10 @@ class QuotaExhausted(PaymentRequired):
     """Extra member ``remaining``: units that can still be delivered."""
 
     code, title = "quota_exhausted", "The grant has too few units left"
-    default_hint = "Ask for at most `remaining` units, or buy more of the plan."
+    default_hint = (
+        "Ask for at most `remaining` units, or top up: POST /v1/orders for more of the plan. "
+        "PUT /v1/agreements/{id}/auto-top-up orders it by itself."
+    )
 
 
 class GrantRevoked(Gone):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from contracts import accrual, grants, sql
+from contracts import accrual, grants, sql, usage_alerts
 from contracts.agreement_states import EARNING, AgreementStatus
 from contracts.agreements import lock_agreement
 from contracts.errors import MeterUnavailable
@@ -79,11 +79,12 @@ async def _end_lease(kernel: Kernel, lease_id: UUID, grant_id: UUID, state: str)
 
 
 async def accrue(kernel: Kernel) -> int:
-    """Turn recorded use into released money."""
+    """Turn recorded use into released money, and alert the buyer of thresholds reached."""
 
     async def step(uow: UnitOfWork, _kernel: Kernel, agreement: Agreement, grant: Grant) -> bool:
         before = grant.accrued_units
         await accrual.progress(uow, agreement, grant)
+        await usage_alerts.raise_due(uow, grant)
         return grant.accrued_units > before
 
     return await _each(kernel, lambda c: sql.agreements_to_accrue(c, limit=BATCH), step)

@@ -1,4 +1,4 @@
-"""HTTP of usage: aggregates, exports, monthly statements."""
+"""HTTP of usage: aggregates, exports, monthly statements, alerts."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response, StreamingResponse
 
-from contracts import usage, usage_export, usage_statements
+from contracts import usage, usage_alerts, usage_export, usage_statements
+from contracts.usage_alert_schemas import ThresholdsInput, ThresholdsView, UsageAlertView
 from contracts.usage_export import MEDIA_TYPES, UsageFormat
 from contracts.usage_schemas import UsageGroup, UsageGrouping, UsageStatement
 from market.kernel.http import IdempotentRoute, KernelDep, problems
@@ -105,3 +106,30 @@ async def show_usage_statement(
         return made
     name = f"usage-{show('agr', agreement_id)}-{month}"
     return document(Form.CSV, content=usage_statements.statement_csv(made), name=name)
+
+
+@router.get("/v1/usage/alerts", responses=problems(401, 422))
+async def list_usage_alerts(
+    kernel: KernelDep,
+    actor: ActorDep,
+    page: PageDep,
+    grant_id: Annotated[GrantId | None, Query()] = None,
+) -> Page[UsageAlertView]:
+    """Quota thresholds that your grants have reached, newest first; overseers see all."""
+    return await usage_alerts.list_alerts(kernel, actor, page=page, grant_id=grant_id)
+
+
+@router.get("/v1/grants/{grant_id}/usage-thresholds", responses=problems(401, 404, 422))
+async def show_usage_thresholds(
+    kernel: KernelDep, actor: ActorDep, grant_id: GrantId
+) -> ThresholdsView:
+    """At which percentages of a grant's quota its buyer is alerted."""
+    return await usage_alerts.get_thresholds(kernel, actor, grant_id)
+
+
+@router.put("/v1/grants/{grant_id}/usage-thresholds", responses=problems(401, 404, 422))
+async def set_usage_thresholds(
+    kernel: KernelDep, actor: ActorDep, grant_id: GrantId, body: ThresholdsInput
+) -> ThresholdsView:
+    """Replace them (buyer); those that are reached already alert at once."""
+    return await usage_alerts.set_thresholds(kernel, actor, grant_id, body)

@@ -28,6 +28,7 @@ from market.kernel.middleware import BodyLimit, RequestContext
 from market.kernel.settings import Settings
 from market.matching import (
     batch_endpoints,
+    bundle_endpoints,
     call_endpoints,
     control_endpoints,
     endpoints as matching_endpoints,
@@ -40,6 +41,7 @@ from market.operations.docs import install_docs
 from market.parties import endpoints as party_endpoints
 from market.schedule import SCHEDULE
 from market.surveillance import endpoints as surveillance_endpoints
+from market.usage import endpoints as usage_rule_endpoints
 from market.worker import in_process
 from pricing import billing_endpoints as pricing_billing_endpoints, endpoints as pricing_endpoints
 from settlement import (
@@ -68,6 +70,7 @@ ROUTERS = (
     # Before the orders, or "stream" would be an order.
     feed_endpoints.router,
     batch_endpoints.router,
+    bundle_endpoints.router,
     matching_endpoints.router,
     control_endpoints.router,
     call_endpoints.router,
@@ -85,6 +88,7 @@ ROUTERS = (
     billing_endpoints.router,
     console_endpoints.router,
     surveillance_endpoints.router,
+    usage_rule_endpoints.router,
     events.router,
     sandbox.router,
     health.router,

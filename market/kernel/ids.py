@@ -13,6 +13,7 @@ PREFIXES = {
     "alr": "alert",
     "auc": "auction",
     "bid": "bid",
+    "bnd": "bundle",
     "cal": "call auction",
     "cor": "correction",
     "crd": "credential",
@@ -43,6 +44,7 @@ PREFIXES = {
     "txd": "tax declaration",
     "txn": "transfer",
     "ups": "upstream",
+    "usa": "usage alert",
     "use": "usage record",
     "val": "valuation",
     "ver": "product version",
@@ -107,6 +109,7 @@ AgreementId = Annotated[UUID, *_wire("agr")]
 AlertId = Annotated[UUID, *_wire("alr")]
 AuctionId = Annotated[UUID, *_wire("auc")]
 BidId = Annotated[UUID, *_wire("bid")]
+BundleId = Annotated[UUID, *_wire("bnd")]
 CallAuctionId = Annotated[UUID, *_wire("cal")]
 CorrectionId = Annotated[UUID, *_wire("cor")]
 CredentialId = Annotated[UUID, *_wire("crd")]
@@ -137,6 +140,7 @@ TradeId = Annotated[UUID, *_wire("trd")]
 TaxDeclarationId = Annotated[UUID, *_wire("txd")]
 TransferId = Annotated[UUID, *_wire("txn")]
 UpstreamId = Annotated[UUID, *_wire("ups")]
+UsageAlertId = Annotated[UUID, *_wire("usa")]
 UsageId = Annotated[UUID, *_wire("use")]
 ValuationId = Annotated[UUID, *_wire("val")]
 VersionId = Annotated[UUID, *_wire("ver")]

@@ -41,6 +41,13 @@ EXPIRY_MAX = timedelta(days=366)
 UNITS_MAX = 1 << 62
 
 
+class BundleShare(NamedTuple):
+    """That an order is a leg of a bundle, and what all its lots trade for, in minor units."""
+
+    bundle_id: UUID
+    amount_minor: int
+
+
 class Admitted(NamedTuple):
     """An order that may be matched, with everything its trades will need."""
 
@@ -49,6 +56,7 @@ class Admitted(NamedTuple):
     listing: Listing
     group: UUID
     expires_at: datetime | None
+    leg: BundleShare | None = None
 
     @property
     def account(self) -> AccountRef:
@@ -57,10 +65,15 @@ class Admitted(NamedTuple):
 
     @property
     def reserve_minor(self) -> int:
-        """What a buy order reserves: lots times its worst price. 0 for a sell."""
+        """What a buy order reserves: lots times its worst price. 0 for a sell.
+
+        A leg of a bundle reserves what it is known to cost.
+        """
         body = self.place.body
         if body.side is OrderSide.SELL:
             return 0
+        if self.leg is not None:
+            return self.leg.amount_minor
         assert body.lots is not None
         return body.lots * body.limit_minor
 

@@ -29,9 +29,22 @@ from market.matching import (
 )
 from market.matching.admission import Admitted, Facts, admit, gather, give_back
 from market.matching.amendments import Amender
+from market.matching.bundle_orders import Bundler, FilledBundle
+from market.matching.bundle_views import new_bundle_json
 from market.matching.call_auction import Clearing
 from market.matching.call_steps import DUE_MAX
-from market.matching.commands import Amend, Cancel, CancelAll, Command, Control, Place, Reply
+from market.matching.commands import (
+    Amend,
+    Cancel,
+    CancelAll,
+    Command,
+    Control,
+    Place,
+    PlaceBundle,
+    Reply,
+    places_of,
+    weight,
+)
 from market.matching.control_desk import ControlDesk
 from market.matching.controls import Controls
 from market.matching.errors import (
@@ -43,6 +56,7 @@ from market.matching.errors import (
 )
 from market.matching.gate import Gate
 from market.matching.indicative import publish
+from market.matching.makers import check_makers
 from market.matching.matcher import Matcher
 from market.matching.models import SHARD, CloseReason
 from market.matching.postings import postings
@@ -51,8 +65,6 @@ from market.matching.sweep import ORDERS_MAX, Sweep
 from market.matching.touched import Touched
 from market.matching.verdicts import Fence, Reconsider, StaleLease, Verdicts
 from market.matching.views import new_order_json, read_views
-from market.parties.directory import get_standings, related
-from market.parties.models import PartyStatus
 from settlement import ledger
 from settlement.commands import Capture, Hold, Refused
 from settlement.errors import error_of
@@ -93,6 +105,8 @@ class Batch:
         self._verdicts = verdicts
         self._matcher = Matcher(shard)
         self._placed: dict[int, Touched] = {}
+        self._bundler: Bundler | None = None
+        self._bundles: dict[int, FilledBundle] = {}
         # Orders of commands that are answered by reading them again.
         self._changed: dict[int, UUID] = {}
         self._not_open: dict[int, Cancel | Amend] = {}
@@ -120,7 +134,7 @@ class Batch:
         expired = self._shard.due(uow.now, EXPIRIES_MAX)
         self.deferred = len(expired) == EXPIRIES_MAX
         fresh = [] if self.deferred else self._in_time(await self._fresh(connection), uow)
-        places = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Place)]
+        places = [place for index in fresh for place in places_of(self._commands[index])]
         facts = await gather(uow, places, self._to_amend(fresh))
         self.plan_ids.update(dict.fromkeys(facts.plans))
         await self._shard.load(connection, facts.plans)
@@ -128,6 +142,8 @@ class Batch:
         limit = self._kernel.settings.open_orders_max
         gate = Gate(self._shard, self._matcher, controls, open_orders_max=limit)
         self._references = gate.references
+        self._bundler = Bundler(uow, self._shard, self._matcher, gate, facts, self._next_seq)
+        await self._bundler.look_up(connection, [self._commands[index] for index in fresh])
         self._seq = last_seq - self._step_count
         self._first_seq = self._seq + 1
         self._carried_out = fresh
@@ -137,7 +153,7 @@ class Batch:
         for index in fresh:
             self._step(index, self._commands[index], facts, gate, amender, uow)
         if self._matcher.touched:
-            await self._check_makers(uow, facts)
+            await check_makers(uow, self._shard, self._matcher, facts, self._verdicts)
             sold = await self._move_units(uow)
             await self._write(uow, connection, await self._post(uow, sold))
         if self._desk is not None:
@@ -176,7 +192,7 @@ class Batch:
     def _step_count(self) -> int:
         """Input numbers to reserve: an upper bound, gaps do no harm."""
         # A decision takes at most two, and so does an auction.
-        steps = 2 * (len(self._commands) + DUE_MAX)
+        steps = 2 * (sum(map(weight, self._commands)) + DUE_MAX)
         return steps + EXPIRIES_MAX + ORDERS_MAX + len(self._verdicts.ended)
 
     async def _fence_off(self, uow: UnitOfWork, connection: Connection) -> int:
@@ -294,6 +310,9 @@ class Batch:
                 self._cancel(index, command)
             elif isinstance(command, Amend):
                 self._amend(index, command, amender)
+            elif isinstance(command, PlaceBundle):
+                assert self._bundler is not None
+                self._bundles[index] = self._bundler.carry_out(command, self._verdicts.refused)
             elif isinstance(command, CancelAll):
                 self.replies[index] = mass_cancel.carry_out(
                     command, uow, self._shard, self._matcher, self.plan_ids, seq=self._next_seq()
@@ -342,31 +361,6 @@ class Batch:
         """The open orders that commands want to amend, once each."""
         ids = dict.fromkeys(c.order_id for i in fresh if isinstance(c := self._commands[i], Amend))
         return [order for order in map(self._shard.order, ids) if order is not None]
-
-    async def _check_makers(self, uow: UnitOfWork, facts: Facts) -> None:
-        """Resting orders were admitted in the past: may they still trade, and with this taker?"""
-        matches = self._matcher.matches
-        resting = dict.fromkeys(match.maker.order.party_id for match in matches)
-        # In an uncrossing the later order has rested too.
-        resting.update((m.taker.order.party_id, None) for m in matches if not m.taker.admitted)
-        parties = {
-            **facts.parties,
-            **await get_standings(uow, resting.keys() - facts.parties.keys()),
-        }
-        lapsed = {
-            party_id: None
-            for party_id in resting
-            if parties[party_id].status is not PartyStatus.VERIFIED
-        }
-        for match in matches:
-            maker = parties[match.maker.order.party_id]
-            if related(maker, parties[match.taker.order.party_id]):
-                self._verdicts.ended[match.maker.order.id] = CloseReason.SELF_TRADE
-                raise Reconsider
-        if lapsed:
-            for order in self._shard.orders_of(lapsed):
-                self._verdicts.ended[order.id] = CloseReason.PARTY_NOT_VERIFIED
-            raise Reconsider
 
     async def _move_units(self, uow: UnitOfWork) -> dict[UUID, Source]:
         """Units of resale orders, before any money: grants are locked before accounts."""
@@ -442,10 +436,14 @@ class Batch:
         await record.write(uow, records)
         record.emit_trades(uow, matcher.matches)
         record.emit_orders(uow, matcher.touched.values())
+        if self._bundler is not None:
+            await self._bundler.write(connection)
 
     async def _answer(self, uow: UnitOfWork, connection: Connection) -> None:
         for index, touched in self._placed.items():
             self.replies[index] = Reply.of(new_order_json(touched, uow.now), status=201)
+        for index, filled in self._bundles.items():
+            self.replies[index] = Reply.of(new_bundle_json(filled, uow.now), status=201)
         decided = await control_answers.read(uow, self._kernel.settings, self._decided)
         self.replies.update(decided)
         views = await read_views(

@@ -1,72 +1,54 @@
-"""All-or-none orders over several instruments (pure): every leg fills whole, or nothing happens."""
+"""All-or-none orders over several instruments (pure): every leg fills whole, or nothing happens.
+
+What was quoted holds until a book changes: a fill-or-kill order per leg right after it fills.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from market.matching.book import Book
-from market.matching.terms import Cut, Fill, Outcome, SelfTrade, Side, TimeInForce
+from market.matching.terms import SelfTrade, Side
 
 
 class Leg(NamedTuple):
     """``price``: this leg's own limit, minor units per lot."""
 
     book: Book
-    ref: int
     side: Side
     price: int
     lots: int
 
 
-def cost(
-    legs: Sequence[Leg], owner: int, *, prevent_by: SelfTrade = SelfTrade.CANCEL_NEWEST
-) -> int | None:
-    """What the bundle would cost now, minor units (negative: it earns); None: it cannot fill.
+class Quote(NamedTuple):
+    """What a leg would trade now: lots, and their price in minor units."""
+
+    lots: int
+    amount: int
+
+
+def quote(legs: Sequence[Leg], owner: int, prevent_by: SelfTrade) -> list[Quote]:
+    """What each leg would trade at once for the self-trade group ``owner``; changes nothing.
 
     Raises ValueError when two legs name one book: what one takes, the other cannot see.
     """
     if len({id(leg.book) for leg in legs}) != len(legs):
         raise ValueError("a bundle has one leg per instrument")
-    total = 0
-    for leg in legs:
-        lots, amount = leg.book.quote(leg.side, leg.price, leg.lots, owner, prevent_by)
-        if lots < leg.lots:
-            return None
-        total += amount if leg.side is Side.BUY else -amount
-    return total
+    return [
+        Quote(*leg.book.quote(leg.side, leg.price, leg.lots, owner, prevent_by)) for leg in legs
+    ]
 
 
-def fill(
-    legs: Sequence[Leg],
-    owner: int,
-    party: int,
-    *,
-    cost_max: int | None = None,
-    prevent_by: SelfTrade = SelfTrade.CANCEL_NEWEST,
-) -> list[tuple[list[Fill], list[Cut]]] | None:
-    """Fill all legs, or none: then None, and no book has changed.
+def short(legs: Sequence[Leg], quotes: Sequence[Quote]) -> int | None:
+    """The first leg that would not fill whole, None when all do."""
+    for index, (leg, found) in enumerate(zip(legs, quotes, strict=True)):
+        if found.lots < leg.lots:
+            return index
+    return None
 
-    ``cost_max`` limits the sum of all legs beyond each leg's own limit (minor units). Raises
-    ValueError as :func:`cost` does.
-    """
-    total = cost(legs, owner, prevent_by=prevent_by)
-    if total is None or (cost_max is not None and total > cost_max):
-        return None
-    done: list[tuple[list[Fill], list[Cut]]] = []
-    for leg in legs:
-        fills: list[Fill] = []
-        cuts: list[Cut] = []
-        outcome = leg.book.submit(
-            leg.ref,
-            owner,
-            leg.side,
-            leg.price,
-            leg.lots,
-            TimeInForce.FOK,
-            fills,
-            party,
-            prevent_by=prevent_by,
-            cuts=cuts,
-        )
-        assert outcome is Outcome.FILLED, "a quote holds until the book changes"
-        done.append((fills, cuts))
-    return done
+
+def cost(legs: Sequence[Leg], quotes: Sequence[Quote]) -> int:
+    """What is bought less what is sold, minor units; negative: it earns."""
+    return sum(
+        found.amount if leg.side is Side.BUY else -found.amount
+        for leg, found in zip(legs, quotes, strict=True)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,6 +12,7 @@ from market.kernel.errors import MarketError
 from market.kernel.http import PROBLEM_TYPE, problem_body
 from market.kernel.idempotency import Answer
 from market.kernel.ids import new_id
+from market.matching.bundle_schemas import BundleRequest
 from market.matching.models import OrderSide
 from market.matching.schemas import AmendRequest, OrderRequest
 
@@ -117,7 +118,43 @@ class Control:
     control_id: UUID = field(default_factory=new_id)
 
 
-Command = Place | Cancel | Amend | CancelAll | Control
+@dataclass(frozen=True, slots=True)
+class PlaceBundle:
+    """Orders that fill together or not at all. ``key`` and ``request_hash`` as in :class:`Place`.
+
+    ``order_ids`` are those of the legs, one each.
+    """
+
+    party_id: UUID
+    key: str
+    request_hash: bytes
+    body: BundleRequest
+    request_id: str
+    order_ids: tuple[UUID, ...]
+    bundle_id: UUID = field(default_factory=new_id)
+
+    @property
+    def places(self) -> list[Place]:
+        """The legs as orders, in their order."""
+        return [
+            Place(self.party_id, self.key, self.request_hash, body, self.request_id, order_id)
+            for body, order_id in zip(self.body.orders, self.order_ids, strict=True)
+        ]
+
+
+Command = Place | Cancel | Amend | CancelAll | Control | PlaceBundle
+
+
+def places_of(command: Command) -> Sequence[Place]:
+    """The new orders that a command is about."""
+    if isinstance(command, Place):
+        return (command,)
+    return command.places if isinstance(command, PlaceBundle) else ()
+
+
+def weight(command: Command) -> int:
+    """As how many messages a command counts: a bundle is one per leg."""
+    return len(command.order_ids) if isinstance(command, PlaceBundle) else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ from market.kernel.ids import new_id
 from market.kernel.logging import get_logger
 from market.matching import sql
 from market.matching.batch import FROZEN_WRITER_S, Batch
-from market.matching.commands import Command, Control, Reply
+from market.matching.bundle_schemas import LEGS_MAX
+from market.matching.commands import Command, Control, Reply, weight
 from market.matching.deadlines import Deadlines
 from market.matching.errors import EngineBusy, EngineFailed, EngineStalled, EngineStandby
 from market.matching.messages import MessageMeter
@@ -185,18 +186,18 @@ class MatchingEngine:
         if len(self._queue) >= self._queue_max:
             raise EngineBusy("Too many orders are waiting.")
         if not isinstance(command, Control):
-            self._count_message(command.party_id)
+            self._count_messages(command)
         answer = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(command, answer, good_until))
         self._wake.set()
         self._deadlines.watch(answer)
         return answer
 
-    def _count_message(self, party_id: UUID) -> None:
+    def _count_messages(self, command: Command) -> None:
         quotas = self._shard.controls.quotas
-        quota = quotas.get(party_id) if quotas else None
+        quota = quotas.get(command.party_id) if quotas else None
         per_s = None if quota is None else quota.messages_per_s
-        self._messages.count(party_id, per_s or self._messages_per_s)
+        self._messages.count(command.party_id, per_s or self._messages_per_s, weight(command))
 
     async def _run(self) -> None:
         while not self._closing or self._queue:
@@ -204,7 +205,7 @@ class MatchingEngine:
                 if self.is_owner:
                     await self._serve(await self._collect())
                 else:
-                    self._refuse(self._take(len(self._queue)), self._standby())
+                    self._refuse(self._take(LEGS_MAX * self._queue_max), self._standby())
                     if not self._closing and not await self._try_acquire():
                         await self._sleep()
             except Unavailable as error:
@@ -229,8 +230,12 @@ class MatchingEngine:
             async with asyncio.timeout(self._tick_s):
                 await self._wake.wait()
 
-    def _take(self, count: int) -> list[_Waiting]:
-        taken = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
+    def _take(self, messages: int) -> list[_Waiting]:
+        """The first ones that wait, as many as weigh so much; at least one."""
+        taken: list[_Waiting] = []
+        while self._queue and messages > 0:
+            taken.append(self._queue.popleft())
+            messages -= weight(taken[-1].command)
         # Whoever stopped waiting before the batch began gets no order.
         return [waiting for waiting in taken if not waiting.answer.done()]
 

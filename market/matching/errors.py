@@ -1,11 +1,12 @@
 """Refusals of market.matching. The tree:
 
 MarketError
-├── Invalid 422: OrderTooLarge, ExpiryOutOfRange, ReasonMissing
+├── Invalid 422: OrderTooLarge, ExpiryOutOfRange, ReasonMissing, BundleCurrencies
 ├── PaymentRequired 402: OrderUnfunded
-├── NotFound 404: OrderNotFound
+├── NotFound 404: OrderNotFound, BundleNotFound
 ├── Forbidden 403: NotTheSeller, SelfTrade
-├── Conflict 409: OrderClosed, ClientOrderIdTaken, InstrumentClosed, PostOnlyWouldCross
+├── Conflict 409: OrderClosed, ClientOrderIdTaken, InstrumentClosed, PostOnlyWouldCross,
+│   BundleUnfillable, BundleTooExpensive
 ├── Unavailable 503: EngineStandby, EngineBusy, EngineStalled, BookHalted
 └── EngineFailed 500
 """
@@ -45,6 +46,28 @@ class OrderUnfunded(PaymentRequired):
 class OrderNotFound(NotFound):
     code = "order_not_found"
     title = "No such order"
+
+
+class BundleNotFound(NotFound):
+    code = "bundle_not_found"
+    title = "No such bundle"
+
+
+class BundleCurrencies(Invalid):
+    code = "bundle_currencies"
+    title = "The plans of a bundle are priced in one currency"
+
+
+class BundleUnfillable(Conflict):
+    code = "bundle_unfillable"
+    title = "A leg cannot trade whole at its limit, so nothing was traded"
+    default_hint = "GET /v1/instruments/{plan_id}/book shows what is there. Then use a new key."
+
+
+class BundleTooExpensive(Conflict):
+    code = "bundle_too_expensive"
+    title = "The legs together cost more than cost_max_minor, so nothing was traded"
+    default_hint = "Raise cost_max_minor or wait for better prices, and use a new key."
 
 
 class NotTheSeller(Forbidden):

@@ -90,6 +90,7 @@ async def list_trades(
 
 def _view(trade: Trade, actor: Actor | None) -> TradeView:
     bought = actor is not None and trade.buyer_id == actor.party_id
+    took = actor is not None and bought == (trade.taker_side == OrderSide.BUY)
     return TradeView(
         id=trade.id,
         plan_id=trade.plan_id,
@@ -101,6 +102,7 @@ def _view(trade: Trade, actor: Actor | None) -> TradeView:
         side=None if actor is None else OrderSide.BUY if bought else OrderSide.SELL,
         order_id=None if actor is None else trade.buy_order_id if bought else trade.sell_order_id,
         agreement_id=None if actor is None else trade.agreement_id,
+        bundle_id=trade.bundle_id if took else None,
     )
 
 

@@ -27,13 +27,18 @@ class MessageMeter:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def count(self, party_id: UUID, per_second: int) -> None:
-        """Count one message. Raises TooManyMessages (429, Retry-After), and then counts nothing."""
+    def count(self, party_id: UUID, per_second: int, messages: int = 1) -> None:
+        """Count messages. Raises TooManyMessages (429, Retry-After), and then counts nothing.
+
+        More at once than a second's worth pass when the bucket is full, and empty it for longer.
+        """
         now = self._clock()
-        full_at = max(now, self._full_at.get(party_id, now)) + 1 / per_second
+        taken_s = messages / per_second
+        room_s = max(1.0, taken_s)
+        full_at = max(now, self._full_at.get(party_id, now)) + taken_s
         # A hair of tolerance: sums of binary fractions are not exact.
-        if full_at - now > 1 + 1e-9:
-            wait_s = max(1, ceil(full_at - now - 1))
+        if full_at - now > room_s + 1e-9:
+            wait_s = max(1, ceil(full_at - now - room_s))
             raise TooManyMessages(
                 f"At most {per_second} per second.", headers={"Retry-After": str(wait_s)}
             )

@@ -111,7 +111,7 @@ class Order(SQLModel, table=True):
     ``conflict_group`` is the party's affiliate group when it ordered (or the party itself):
     orders of one group never trade with each other. ``rank`` is the time priority: null means
     ``seq``, until an amendment loses it. ``lots`` is the quantity with all amendments, and
-    without what self-trade prevention took off.
+    without what self-trade prevention took off. ``bundle_id``: it was filled as a leg of that.
     """
 
     __tablename__ = "order"
@@ -170,6 +170,7 @@ class Order(SQLModel, table=True):
             "grant_id IS NULL OR (side = 'sell' AND lots IS NOT NULL)", name="order_resale_counted"
         ),
         CheckConstraint("client_order_id ~ '^[!-~]{1,64}$'", name="order_client_order_id_form"),
+        CheckConstraint("bundle_id IS NULL OR status = 'filled'", name="order_bundle_leg_filled"),
         Index("order_seq", "seq", unique=True),
         Index(
             "order_client_order_id",
@@ -193,6 +194,7 @@ class Order(SQLModel, table=True):
             postgresql_where=text("closed_at IS NULL"),
         ),
         Index("order_party", "party_id", "id"),
+        Index("order_bundle", "bundle_id", "seq", postgresql_where=text("bundle_id IS NOT NULL")),
         {"schema": "matching"},
     )
 
@@ -229,10 +231,14 @@ class Order(SQLModel, table=True):
     amendments: int = Field(
         default=0, sa_column=Column(Integer, nullable=False, server_default=text("0"))
     )
+    bundle_id: UUID | None = Field(default=None, sa_column=Column(Uuid))
 
 
 class Trade(SQLModel, table=True):
-    """A matched pair at the resting order's price (append-only); it formed ``agreement_id``."""
+    """A matched pair at the resting order's price (append-only); it formed ``agreement_id``.
+
+    ``bundle_id``: the bundle that the incoming order is a leg of.
+    """
 
     __tablename__ = "trade"
     __table_args__ = (
@@ -268,6 +274,7 @@ class Trade(SQLModel, table=True):
     currency: str = Field(sa_column=Column(Text, nullable=False))
     agreement_id: UUID = Field(sa_column=Column(Uuid, nullable=False))
     traded_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    bundle_id: UUID | None = Field(default=None, sa_column=Column(Uuid))
 
 
 class BookState(SQLModel, table=True):

@@ -36,9 +36,7 @@ async def place_order(
     RoleRequired (403) and the engine's 503s. Called within a request it takes over the request's
     Idempotency-Key; elsewhere each call is a new command.
     """
-    # Who sells bought units on is a buyer of the plan.
-    buyer = body.side is OrderSide.BUY or body.grant_id is not None
-    actor.require(Role.BUYER if buyer else Role.SELLER)
+    actor.require(role_of(body.side, body.grant_id))
     claim = idempotency.take()
     reply = await engine.submit(
         Place(
@@ -49,7 +47,7 @@ async def place_order(
             request_id=request_id,
         )
     )
-    return _remembered(claim, reply)
+    return remembered(claim, reply)
 
 
 async def amend_order(
@@ -79,10 +77,15 @@ async def amend_order(
             request_id=request_id,
         )
     )
-    return _remembered(claim, reply)
+    return remembered(claim, reply)
 
 
-def _remembered(claim: Claim | None, reply: Reply) -> Reply:
+def role_of(side: OrderSide, grant_id: UUID | None) -> Role:
+    """Who may send such an order: who sells bought units on is a buyer of the plan."""
+    return Role.BUYER if side is OrderSide.BUY or grant_id is not None else Role.SELLER
+
+
+def remembered(claim: Claim | None, reply: Reply) -> Reply:
     """Answer the request's claim with what the engine has stored under its key."""
     if claim is not None:
         if reply.replayed:
@@ -132,7 +135,7 @@ async def cancel_all(
             credential_id=actor.credential_id if other else None,
         )
     )
-    return _remembered(claim, reply)
+    return remembered(claim, reply)
 
 
 async def show_order(kernel: Kernel, actor: Actor, order_id: UUID) -> OrderView:

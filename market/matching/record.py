@@ -166,6 +166,7 @@ def _row(touched: Touched, now: datetime) -> sql.OrderRow:
         min_lots=body.min_lots,
         self_trade_mode=body.self_trade_prevention,
         grant_id=order.grant_id,
+        bundle_id=_bundle_id(touched),
     )
 
 
@@ -217,7 +218,14 @@ def _trade(match: Match, now: datetime) -> sql.TradeRow:
         currency=match.currency,
         agreement_id=match.agreement_id,
         traded_at=now,
+        bundle_id=_bundle_id(match.taker),
     )
+
+
+def _bundle_id(touched: Touched) -> UUID | None:
+    """The bundle that an order of this batch is a leg of."""
+    admitted = touched.admitted
+    return None if admitted is None or admitted.leg is None else admitted.leg.bundle_id
 
 
 def _deal(match: Match, now: datetime, sold: Mapping[UUID, Source]) -> Deal:
@@ -244,7 +252,7 @@ def _deal(match: Match, now: datetime, sold: Mapping[UUID, Source]) -> Deal:
 
 def emit_orders(uow: UnitOfWork, touched: Iterable[Touched]) -> None:
     """Events of each order: accepted when new, amended or decremented by self-trade prevention,
-    then filled, partially filled or cancelled.
+    then filled, partially filled or cancelled. Those of a bundle's leg name the bundle.
 
     A trade that forms two parties' agreement must not tell either the other's order, so these go
     to the order's own party only.
@@ -260,6 +268,9 @@ def emit_orders(uow: UnitOfWork, touched: Iterable[Touched]) -> None:
             "status": item.status,
             "reason": item.reason,
         }
+        bundle_id = _bundle_id(item)
+        if bundle_id is not None:
+            data["bundle_id"] = show("bnd", bundle_id)
         parties = [item.order.party_id]
         if item.admitted is not None:
             uow.emit("order.accepted", item.order.id, data, parties=parties)

@@ -12,7 +12,16 @@ from pydantic import (
     model_validator,
 )
 
-from market.kernel.ids import AgreementId, GrantId, ListingId, OrderId, PartyId, PlanId, TradeId
+from market.kernel.ids import (
+    AgreementId,
+    BundleId,
+    GrantId,
+    ListingId,
+    OrderId,
+    PartyId,
+    PlanId,
+    TradeId,
+)
 from market.kernel.money import MAX_MINOR, AmountMinor
 from market.kernel.schemas import Moment, Schema
 from market.matching.models import (
@@ -210,6 +219,7 @@ class OrderView(Schema):
     self_trade_prevention: SelfTradeMode
     amendments: int
     grant_id: GrantId | None
+    bundle_id: BundleId | None
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -217,7 +227,10 @@ class OrderView(Schema):
 
 
 class TradeView(Schema):
-    """A print on the tape. The last three fields are for the trade's own parties only."""
+    """A print on the tape. The last four fields are for the trade's own parties only.
+
+    ``bundle_id``: the own bundle that made it.
+    """
 
     id: TradeId
     plan_id: PlanId
@@ -229,6 +242,7 @@ class TradeView(Schema):
     side: OrderSide | None = None
     order_id: OrderId | None = None
     agreement_id: AgreementId | None = None
+    bundle_id: BundleId | None = None
 
 
 class BookLevel(Schema):

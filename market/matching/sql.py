@@ -82,7 +82,8 @@ JOIN matching."order" o USING (party_id, client_order_id)
 _READ_ORDERS = """
 SELECT id, plan_id, listing_id, party_id, side, type, time_in_force, post_only, price_minor,
        currency, lots, filled_lots, filled_amount_minor, status, reason, client_order_id,
-       min_lots, self_trade_mode, amendments, grant_id, expires_at, created_at, updated_at
+       min_lots, self_trade_mode, amendments, grant_id, bundle_id, expires_at, created_at,
+       updated_at
 FROM matching."order" WHERE id = ANY($1::uuid[])
 """
 # LATERAL on each order's own index: a posted price may have millions of trades.
@@ -147,6 +148,7 @@ class OrderRow(NamedTuple):
     min_lots: int | None
     self_trade_mode: str
     grant_id: UUID | None
+    bundle_id: UUID | None = None
 
 
 class OrderChange(NamedTuple):
@@ -191,18 +193,20 @@ class TradeRow(NamedTuple):
     currency: str
     agreement_id: UUID
     traded_at: datetime
+    bundle_id: UUID | None = None
 
 
 _ORDERS = BulkTable(
     "matching.order",
     OrderRow._fields,
     "uuid bigint uuid uuid uuid text text text boolean bigint text bigint bigint numeric text "
-    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint bigint text uuid",
+    "text uuid text uuid timestamptz timestamptz timestamptz timestamptz bigint bigint text uuid "
+    "uuid",
 )
 _TRADES = BulkTable(
     "matching.trade",
     TradeRow._fields,
-    "uuid uuid uuid uuid uuid uuid text bigint bigint bigint text uuid timestamptz",
+    "uuid uuid uuid uuid uuid uuid text bigint bigint bigint text uuid timestamptz uuid",
 )
 
 

@@ -46,6 +46,7 @@ _RULES = {
     "cursor_invalid": "cursors are opaque and differ by list",
     "bid_below_reserve": "the auction's reserve",
     "bid_not_raised": "the bid so far",
+    "bundle_currencies": "what the plans are priced in",
     "card_declined": "the card's bank",
     "card_not_accepted": "the payment provider's form of a token",
     "column_unknown": "see filter_invalid",

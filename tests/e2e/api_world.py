@@ -39,6 +39,7 @@ _TABLES = {
     "alert_id": ("alr", "demand.alert"),
     "auction_id": ("auc", "auctions.auction"),
     "bid_id": ("bid", "auctions.bid"),
+    "bundle_id": ("bnd", "matching.bundle"),
     "certificate_id": ("crt", "listings.certificate"),
     "credential_id": ("crd", "parties.credential WHERE label = 'spare'"),
     "dispute_id": ("dsp", "contracts.dispute"),
@@ -93,6 +94,7 @@ async def make_world(kernel: Kernel, client: httpx.AsyncClient) -> ApiWorld:
         await peer.disputes()
         await peer.asks()
         await peer.bids()
+        await peer.bundles()
         ids = ids or await _ids(kernel, users["alice"])
     # A reader whose grant nobody disputes or ends.
     reader = await make_party(kernel, Role.BUYER, name="Dora")
@@ -221,6 +223,20 @@ class _Peer:
             auction = await self.post(self.carol, "/v1/auctions", offer)
             path = f"/v1/auctions/{auction['id']}/bids"
             await self.post(self.me, path, {"amount_minor": LICENSE_MINOR})
+
+    async def bundles(self) -> None:
+        """Two bundles of Carol's posted prices."""
+        legs = []
+        for _ in range(2):
+            made = await make_listing(self.kernel, self.carol, rows=ROWS)
+            plan = await make_plan(
+                self.kernel, self.carol, made.listing_id, price_minor=PRICE_MINOR
+            )
+            terms = {"plan_id": show("pln", plan.id), "price_minor": PRICE_MINOR}
+            await self.post(self.carol, "/v1/orders", {**terms, "side": "sell", "lots": None})
+            legs.append({**terms, "side": "buy", "lots": 1})
+        for _ in range(2):
+            await self.post(self.me, "/v1/bundles", {"legs": legs})
 
     async def _argued(self, plan: Any) -> str:
         dispute = await self._answered(plan)

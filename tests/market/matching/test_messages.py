@@ -36,6 +36,25 @@ def test_a_seconds_worth_then_evenly() -> None:
         meter.count(one, 10)
 
 
+def test_a_large_message_waits_for_a_full_bucket_and_empties_it_for_longer() -> None:
+    clock = Clock()
+    meter = MessageMeter(clock)
+    one = UUID(int=1)
+    meter.count(one, 10, 4)
+    with pytest.raises(TooManyMessages) as refused:
+        meter.count(one, 10, 25)
+    assert refused.value.headers["Retry-After"] == "1"
+    with pytest.raises(TooManyMessages):
+        meter.count(one, 10, 7)
+    clock.now += 0.4
+    meter.count(one, 10, 25)
+    clock.now += 1.5
+    with pytest.raises(TooManyMessages):
+        meter.count(one, 10)
+    clock.now += 0.1
+    meter.count(one, 10)
+
+
 def test_memory_is_bounded_by_the_parties_of_a_second() -> None:
     clock = Clock()
     meter = MessageMeter(clock)

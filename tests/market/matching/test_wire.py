@@ -10,7 +10,16 @@ import pytest
 
 from market.kernel.errors import Unavailable
 from market.kernel.ids import show
-from market.matching.commands import Amend, Cancel, Command, Control, ControlAction, Place
+from market.matching.bundle_schemas import BundleRequest
+from market.matching.commands import (
+    Amend,
+    Cancel,
+    Command,
+    Control,
+    ControlAction,
+    Place,
+    PlaceBundle,
+)
 from market.matching.errors import EngineBusy
 from market.matching.schemas import AmendRequest, OrderRequest
 from market.matching.wire import dump_command, dump_error, load_command, load_error
@@ -26,6 +35,10 @@ def _request() -> OrderRequest:
         "client_order_id": "näme"[:1] + "~!",
     }
     return OrderRequest.model_validate_json(orjson.dumps(body))
+
+
+def _leg() -> dict[str, object]:
+    return {"plan_id": show("pln", uuid4()), "lots": 4, "price_minor": 10**14}
 
 
 def test_commands_arrive_as_they_were_sent() -> None:
@@ -45,6 +58,10 @@ def test_commands_arrive_as_they_were_sent() -> None:
             {"open_orders_max": 10**15, "messages_per_s": None},
         ),
     ]
+    legs = [{**_leg(), "side": side} for side in ("buy", "sell")]
+    bundle = BundleRequest.model_validate({"legs": legs, "cost_max_minor": -(10**15) // 7})
+    ids = (uuid4(), uuid4())
+    commands.append(PlaceBundle(uuid4(), "key", bytes(32), bundle, "req_4", ids))
     for command in commands:
         assert load_command(dump_command(command)) == command
     amend = load_command(dump_command(commands[2]))
