@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from uuid import UUID
 
 from contracts.proxy import json_schemas, secrets, upstreams
@@ -27,23 +28,26 @@ async def run(kernel: Kernel, actor: Actor, upstream_id: UUID, body: TrialBody) 
     The answer is read, checked and thrown away: what an address answers is nothing to show to
     whoever can name addresses. A streamed operation is tried up to its first bytes. Raises
     UpstreamNotFound, OperationNotFound (404), UpstreamRetired (409), ParametersInvalid (422),
-    RateLimited (429), UpstreamSecretMissing, SecretsUnavailable (503); how the call itself
-    failed is in the view.
+    RateLimited (429), SecretsUnavailable (503); how the call itself failed is in the view.
     """
-    window = await kernel.limits.hit("upstream_trial", actor.party_id.hex, limit=PER_MINUTE)
-    window.require()
     async with kernel.unit_of_work() as uow:
         upstream, stored = await upstreams.own(uow, actor, upstream_id)
+    window = await kernel.limits.hit("upstream_trial", actor.party_id.hex, limit=PER_MINUTE)
+    window.require()
     operation = upstreams.operations_of(upstream).get(body.operation)
     if operation is None:
         raise OperationNotFound(param="operation")
-    if upstream.secret is not None and stored is None:
-        raise UpstreamSecretMissing("Set it by PUT /v1/upstreams/{id}/secret.", retry_after_s=60)
     findings = json_schemas.errors_of(operation.parameters, body.parameters)
     if findings:
         raise ParametersInvalid(findings[0]["message"], param="parameters", errors=findings)
     secret = secrets.injected(kernel, upstream, stored)
-    view = await _try(kernel, Request(upstream, operation, body.parameters, new_id().hex, secret))
+    if upstream.secret is not None and stored is None:
+        # Not a refusal: the seller is being told what is still missing.
+        view = _view(time.monotonic(), problem=UpstreamSecretMissing.code)
+    else:
+        view = await _try(
+            kernel, Request(upstream, operation, body.parameters, new_id().hex, secret)
+        )
     async with kernel.unit_of_work() as uow:
         await uow.answer(view, status=200)
     return view
@@ -70,6 +74,18 @@ async def _try(kernel: Kernel, request: Request) -> TrialView:
         raise
     except MarketError as refused:
         problem, status = refused.code, refused.extra.get("upstream_status")
+    return _view(begun, problem=problem, status=status, count=count, digest=digest, found=findings)
+
+
+def _view(
+    begun: float,
+    *,
+    problem: str | None,
+    status: int | None = None,
+    count: int | None = None,
+    digest: str | None = None,
+    found: Sequence[Finding] = (),
+) -> TrialView:
     return TrialView(
         ok=problem is None,
         problem=problem,
@@ -77,5 +93,5 @@ async def _try(kernel: Kernel, request: Request) -> TrialView:
         byte_count=count,
         body_sha256=digest,
         elapsed_ms=int((time.monotonic() - begun) * 1_000),
-        findings=findings,
+        findings=list(found),
     )

@@ -41,6 +41,7 @@ _WORDS = {
     "body.money.currency": ("CNY", "USD"),
     "body.currency": ("CNY", "USD"),
     "path.number": (1, 2),
+    "path.operation": ("flights", "none"),
     "query.q": ("flights", "航班"),
     "header.If-Match": ('"0"', '"1"', '"2"', '"3"'),
     "header.accept": ("application/json", "text/csv", "application/vnd.apache.parquet"),
@@ -111,7 +112,12 @@ _ROLES = {
         "POST /v1/disputes/{dispute_id}/rulings",
         "POST /v1/disputes/{dispute_id}/rulings/{ruling_id}/review",
     ),
-    "delivery": ("GET /v1/delivery/rows", "GET /v1/delivery/rows/count"),
+    "delivery": (
+        "GET /v1/delivery/proxy",
+        "GET /v1/delivery/rows",
+        "GET /v1/delivery/rows/count",
+        "POST /v1/delivery/proxy/{operation}",
+    ),
 }
 
 

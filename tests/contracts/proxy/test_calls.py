@@ -6,6 +6,7 @@ import ssl
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,7 +154,7 @@ async def test_bad_gzip_is_evidence(packed: bytes) -> None:
         ({"media_type": ""}, ViolationKind.MEDIA_TYPE),
     ],
 )
-async def test_another_head_is_evidence(headers: dict[str, str], kind: ViolationKind) -> None:
+async def test_another_head_is_evidence(headers: dict[str, Any], kind: ViolationKind) -> None:
     async with serving(x=servers.plain(b"[]", **headers)) as upstream:
         with pytest.raises(AnswerBroken) as broken:
             await fetch(upstream)
