@@ -13,6 +13,7 @@ BOOKS := limit-order-book litebook liquibook orderly-chaos akhil4n-orderbook cyt
 	lightmatchingengine pyorderbook obook manticore-orderbook fastlob order-matching nanobook
 NODE_BOOKS := hft-limit-order-book nodejs-order-book
 MATCHING_PEERS := $(BOOKS:%=.venv/peers/%/.installed) $(NODE_BOOKS:%=.venv/peers/%/.npm-installed)
+GENERATOR := .venv/clients/generator/.installed
 STRIPE_MOCK := .venv/go/bin/stripe-mock
 TEST_JOBS ?= 2
 PYTHON ?=
@@ -33,12 +34,25 @@ up: $(RUNTIME) ## Serve on persistent data in .market/ (PORT=8000)
 	@$(BIN)/market up $(if $(PORT),--port $(PORT))
 
 .PHONY: test
-test: $(DEVELOPMENT) ## Run all tests (ARGS="-k name")
+test: $(DEVELOPMENT) $(GENERATOR) ## Run all tests (ARGS="-k name")
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+# Its dependencies conflict with ours, so it lives in an environment of its own.
+$(GENERATOR): tests/clients/generator.lock | $(RUNTIME)
+	@$(BIN)/python -m venv .venv/clients/generator
+	@.venv/clients/generator/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-input --no-deps --require-hashes --requirement $<
+	@touch $@
+
+.PHONY: generated-client
+generated-client: $(GENERATOR) ## Make a Python client from openapi/ with a stock generator
+	@.venv/clients/generator/bin/openapi-python-client generate --path openapi/market.json \
+		--config tests/clients/generator.yaml --meta none --overwrite \
+		--output-path .venv/clients/generated/market_client
 
 # Apart from `test`: tracing branches doubles the processor time on Python 3.11.
 .PHONY: coverage
-coverage: $(DEVELOPMENT) ## Run all tests and report branch coverage (at least 90 %)
+coverage: $(DEVELOPMENT) $(GENERATOR) ## Run all tests and report branch coverage (at least 90 %)
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 .PHONY: test-stripe

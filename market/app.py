@@ -25,6 +25,7 @@ from market.kernel.context import open_kernel
 from market.kernel.db import plain_url
 from market.kernel.http import add_problem_schema, install_errors
 from market.kernel.middleware import BodyLimit, RequestContext
+from market.kernel.openapi_names import name_apart
 from market.kernel.settings import Settings
 from market.matching import (
     batch_endpoints,
@@ -171,6 +172,7 @@ def _extend_openapi(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = plain()
             add_problem_schema(document)
+            name_apart(document)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -23,7 +23,7 @@ SCHEMA = {"schema": "usage"}
 ORDERS_PER_MONTH_MAX = 100
 
 
-class TopUpStatus(StrEnum):
+class AutoTopUpStatus(StrEnum):
     """``pending`` until the engine has answered; then ``placed``, or ``refused`` with a code."""
 
     PENDING = "pending"
@@ -95,7 +95,7 @@ class TopUpOrder(SQLModel, table=True):
     plan_id: UUID = Field(sa_column=uuid_column())
     lots: int = Field(sa_column=bigint_column())
     limit_price_minor: int = Field(sa_column=bigint_column())
-    status: TopUpStatus = Field(sa_column=text_column())
+    status: AutoTopUpStatus = Field(sa_column=text_column())
     order_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     code: str | None = Field(default=None, sa_column=text_column(nullable=True))
     created_at: datetime = Field(sa_column=moment_column())

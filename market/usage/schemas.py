@@ -9,7 +9,7 @@ from market.kernel.ids import AgreementId, OrderId, PlanId
 from market.kernel.money import MAX_MINOR, AmountMinor
 from market.kernel.schemas import Schema
 from market.matching.schemas import Lots
-from market.usage.models import ORDERS_PER_MONTH_MAX, TopUpStatus
+from market.usage.models import ORDERS_PER_MONTH_MAX, AutoTopUpStatus
 
 
 class AutoTopUpInput(Schema):
@@ -53,7 +53,7 @@ class TopUpOrderView(Schema):
     revision: int
     lots: int
     limit_price_minor: int
-    status: TopUpStatus
+    status: AutoTopUpStatus
     order_id: OrderId | None
     code: str | None
     created_at: datetime

@@ -24,7 +24,7 @@ from market.matching.errors import ClientOrderIdTaken
 from market.matching.models import Order, OrderSide
 from market.matching.relay import Relay
 from market.matching.schemas import OrderRequest
-from market.usage.models import TopUpOrder, TopUpRule, TopUpStatus
+from market.usage.models import AutoTopUpStatus, TopUpOrder, TopUpRule
 
 BATCH = 20
 
@@ -104,7 +104,7 @@ async def _notice(kernel: Kernel) -> int:
                     plan_id=rule.plan_id,
                     lots=rule.lots,
                     limit_price_minor=rule.limit_price_minor,
-                    status=TopUpStatus.PENDING,
+                    status=AutoTopUpStatus.PENDING,
                     created_at=uow.now,
                 )
             )
@@ -114,7 +114,7 @@ async def _notice(kernel: Kernel) -> int:
 async def _order(kernel: Kernel) -> int:
     query = (
         select(TopUpOrder)
-        .where(TopUpOrder.status == TopUpStatus.PENDING.value)
+        .where(TopUpOrder.status == AutoTopUpStatus.PENDING.value)
         .order_by(col(TopUpOrder.id))
         .limit(BATCH)
     )
@@ -160,7 +160,7 @@ async def _note(kernel: Kernel, item_id: UUID, reply: Reply) -> None:
         item = await uow.session.get_one(
             TopUpOrder, item_id, with_for_update=True, populate_existing=True
         )
-        if item.status != TopUpStatus.PENDING:
+        if item.status != AutoTopUpStatus.PENDING:
             return
         order_id: UUID | None = None
         if reply.answer.status < 300:
@@ -173,7 +173,7 @@ async def _note(kernel: Kernel, item_id: UUID, reply: Reply) -> None:
             order_id = (await uow.session.exec(named)).one()
         item.order_id = order_id
         item.code = None if order_id else answer["code"]
-        item.status = TopUpStatus.PLACED if order_id else TopUpStatus.REFUSED
+        item.status = AutoTopUpStatus.PLACED if order_id else AutoTopUpStatus.REFUSED
         agreement = await uow.session.get_one(Agreement, item.agreement_id)
         uow.emit(
             f"usage.top_up_{item.status.value}",
