@@ -46,7 +46,7 @@ _TAGGED: dict[str, Any] = {"headers": {"ETag": TEXT_HEADER}, "description": "The
     "/v1/products/{product_id}/upstreams",
     status_code=201,
     responses={
-        **created("The upstream.", "upstream_id", "show_upstream", "retire_upstream"),
+        **created("The upstream.", "upstream_id", "show_upstream", "try_upstream"),
         **problems(400, 401, 403, 404, 409, 422),
     },
 )
