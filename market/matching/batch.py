@@ -21,6 +21,7 @@ from market.matching import (
     book_updates,
     control_answers,
     control_desk,
+    interruptions,
     journal_sql,
     mass_cancel,
     record,
@@ -107,7 +108,7 @@ class Batch:
         self._placed: dict[int, Touched] = {}
         self._bundler: Bundler | None = None
         self._bundles: dict[int, FilledBundle] = {}
-        # Orders of commands that are answered by reading them again.
+        # Answered by reading the order again.
         self._changed: dict[int, UUID] = {}
         self._not_open: dict[int, Cancel | Amend] = {}
         self._references: dict[UUID, int] = {}
@@ -115,6 +116,8 @@ class Batch:
         self._desk: ControlDesk | None = None
         self._decided: dict[int, Control] = {}
         self._duplicates: dict[int, int] = {}
+        # Instruments that have to collect for a call auction, with the reason.
+        self._interrupted: dict[UUID, str] = {}
         self._books: list[journal_sql.UpdateRow] = []
         self.replies: dict[int, Reply] = {}
         self.deferred = False
@@ -152,6 +155,7 @@ class Batch:
         amender = Amender(self._matcher, gate, facts, now=uow.now)
         for index in fresh:
             self._step(index, self._commands[index], facts, gate, amender, uow)
+        interruptions.decide(self._interrupted, self._verdicts)
         if self._matcher.touched:
             await check_makers(uow, self._shard, self._matcher, facts, self._verdicts)
             sold = await self._move_units(uow)
@@ -193,7 +197,8 @@ class Batch:
         """Input numbers to reserve: an upper bound, gaps do no harm."""
         # A decision takes at most two, and so does an auction.
         steps = 2 * (sum(map(weight, self._commands)) + DUE_MAX)
-        return steps + EXPIRIES_MAX + ORDERS_MAX + len(self._verdicts.ended)
+        steps += len(self._verdicts.ended) + len(self._verdicts.reopen)
+        return steps + EXPIRIES_MAX + ORDERS_MAX
 
     async def _fence_off(self, uow: UnitOfWork, connection: Connection) -> int:
         due = self._shard.controls.due(uow.now)
@@ -265,9 +270,9 @@ class Batch:
         """
         decisions = [c for c in (self._commands[i] for i in fresh) if isinstance(c, Control)]
         due = [] if self.deferred else self._shard.controls.due(uow.now)[:DUE_MAX]
-        if not decisions and not due:
+        if not decisions and not due and not self._verdicts.reopen:
             return self._shard.controls
-        facts = await control_desk.gather(uow, decisions, due)
+        facts = await control_desk.gather(uow, decisions, due, self._verdicts.reopen)
         await self._shard.load(connection, facts.plans)
         controls = self._shard.controls.copy()
         self._desk = ControlDesk(
@@ -288,6 +293,8 @@ class Batch:
                 except MarketError as refusal:
                     self.replies[index] = Reply.refusal(refusal, command.request_id)
         self._desk.calls.run_due(self._verdicts.void_calls)
+        for plan_id, reason in self._verdicts.reopen.items():
+            self._desk.calls.interrupt(plan_id, reason)
 
     def _step(
         self,
@@ -304,7 +311,7 @@ class Batch:
                     raise self._verdicts.refused[command.order_id]
                 plan = facts.plans.get(command.body.plan_id)
                 if plan is not None:
-                    gate.check(command, plan)
+                    interruptions.check(gate, command, plan, facts, self._interrupted, uow.now)
                 self._place(index, admit(command, facts, now=uow.now), facts, gate)
             elif isinstance(command, Cancel):
                 self._cancel(index, command)

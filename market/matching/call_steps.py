@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from market.kernel.errors import MarketError
-from market.kernel.ids import show
+from market.kernel.ids import new_id, show
 from market.matching.call_auction import Clearing
 from market.matching.call_models import CallStatus
 from market.matching.call_sql import CallRow
@@ -90,6 +90,19 @@ class CallSteps:
         self._desk.watch(plan.id)
         self._put(call, CallStatus.COLLECTING)
         self._note(call, "opened", command.reason, command)
+
+    def interrupt(self, plan_id: UUID, reason: str) -> None:
+        """Collect from now on, for as long as the rules say; nothing while a call is open."""
+        desk, now = self._desk, self._desk.uow.now
+        rules = desk.controls.rules.get(plan_id, Rules())
+        if rules.reopen_s is None or plan_id in desk.controls.calls:
+            return
+        closes_at = now + timedelta(seconds=rules.reopen_s)
+        call = Call(new_id(), plan_id, now, closes_at, collecting=True, reopening=True)
+        desk.watch(plan_id)
+        self._put(call, CallStatus.COLLECTING)
+        desk.enter(plan_id)
+        self._note(call, "opened", reason)
 
     def run_due(self, void: Iterable[UUID]) -> None:
         """Open and close what is due. ``void``: calls that an earlier attempt failed to close."""

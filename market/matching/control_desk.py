@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -58,11 +58,13 @@ class DeskFacts:
     calls: dict[UUID, UUID]
 
 
-async def gather(uow: UnitOfWork, decisions: Sequence[Control], due: Sequence[Call]) -> DeskFacts:
-    """Read it, in a fixed number of queries."""
+async def gather(
+    uow: UnitOfWork, decisions: Sequence[Control], due: Sequence[Call], reopen: Iterable[UUID] = ()
+) -> DeskFacts:
+    """Read it, in a fixed number of queries. ``reopen``: plans that have to collect."""
     connection = await uow.raw()
     parties = [c.subject_id for c in decisions if c.action in OF_A_PARTY]
-    named = [c.subject_id for c in decisions if c.action in OF_A_PLAN]
+    named = [*reopen, *(c.subject_id for c in decisions if c.action in OF_A_PLAN)]
     called = [c.subject_id for c in decisions if c.action is ControlAction.CANCEL_CALL]
     calls = await call_sql.plans_of(connection, called) if called else {}
     waiting = [call.plan_id for call in due]

@@ -11,11 +11,13 @@ from market.kernel.money import PPM, AmountMinor
 from market.kernel.schemas import Moment, Schema, ShortText
 from market.matching.call_models import CallStatus
 from market.matching.controls import CALL_MAX
+from market.matching.rules import BandAction
 from market.matching.schemas import LOTS_MAX, Lots
 
 OPEN_ORDERS_MAX = 1_000_000
 MESSAGES_MAX = 1_000_000
 CALL_MAX_S = int(CALL_MAX.total_seconds())
+REOPEN_S = 300
 Reason = Annotated[ShortText, Field(description="Why; public where the control is.")]
 
 
@@ -31,6 +33,8 @@ class InstrumentRules(Schema):
     """What an order on the instrument has to keep to.
 
     ``band_ppm``: how far a price may lie from the reference, in millionths of it; null: no band.
+    ``band_action``: an order that would trade with one resting outside of the band is refused, or
+    the instrument collects for a call auction of ``reopen_s`` seconds (``reopen``).
     """
 
     tick_minor: AmountMinor = 1
@@ -38,6 +42,8 @@ class InstrumentRules(Schema):
     lots_min: Lots = 1
     lots_max: Lots = LOTS_MAX
     band_ppm: Annotated[StrictInt, Field(ge=1, lt=PPM)] | None = None
+    band_action: BandAction = BandAction.REFUSE
+    reopen_s: Annotated[StrictInt, Field(ge=1, le=CALL_MAX_S)] = REOPEN_S
 
 
 class RulesInput(InstrumentRules):
@@ -53,6 +59,8 @@ class RulesInput(InstrumentRules):
     def _range(self) -> Self:
         if self.lots_min > self.lots_max:
             raise ValueError("lots_min must not exceed lots_max")
+        if self.band_ppm is None and self.band_action is BandAction.REOPEN:
+            raise ValueError("band_action reopen needs band_ppm")
         return self
 
 

@@ -12,7 +12,7 @@ import orjson
 from market.matching import call_sql
 from market.matching.control_models import Topic
 from market.matching.controls import Controls, Quota
-from market.matching.rules import Rules
+from market.matching.rules import BandAction, Rules
 
 if TYPE_CHECKING:
     from market.matching.sql import Connection, Record
@@ -114,6 +114,8 @@ def rules_of(data: Mapping[str, Any]) -> Rules:
         lots_min=data["lots_min"],
         lots_max=data["lots_max"],
         band_ppm=data["band_ppm"],
+        # Absent from decisions of before there was a choice.
+        reopen_s=data["reopen_s"] if data.get("band_action") == BandAction.REOPEN else None,
     )
 
 

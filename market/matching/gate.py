@@ -79,6 +79,13 @@ class Gate:
         moved = self.references.get(plan.id) or self._controls.references.get(plan.id)
         return moved or plan.price_minor
 
+    def reopening_band(self, plan: Plan) -> tuple[int, int] | None:
+        """The band around the reference; None unless a trade outside of it means an auction."""
+        rules = self._controls.rules.get(plan.id)
+        if rules is None or rules.reopen_s is None:
+            return None
+        return rules.band(self.reference(plan))
+
     def _check_count(self, party_id: UUID, plan_id: UUID) -> None:
         limit = self._open_orders_max
         quota = self._controls.quotas.get(party_id) if self._controls.quotas else None

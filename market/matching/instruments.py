@@ -77,7 +77,9 @@ async def read_instrument(uow: UnitOfWork, plan_id: UUID) -> InstrumentView:
         market_halt=market_halt,
         rules=InstrumentRules()
         if decided is None
-        else InstrumentRules(**{name: decided.data[name] for name in _RULE_FIELDS}),
+        else InstrumentRules.model_validate(
+            {name: decided.data[name] for name in _RULE_FIELDS if name in decided.data}
+        ),
         reference_minor=reference,
         band=None if band is None else PriceBand(low_minor=band[0], high_minor=band[1]),
         last_trade_minor=None if trade is None else trade.price_minor,

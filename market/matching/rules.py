@@ -22,6 +22,13 @@ class Violation(StrEnum):
     MARKET = "market_order_cannot_rest"
 
 
+class BandAction(StrEnum):
+    """What happens instead of a trade outside of the price band."""
+
+    REFUSE = "refuse"
+    REOPEN = "reopen"
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """An order as far as the rules look at it; ``market``: ``price`` is its protection price."""
@@ -37,13 +44,17 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Of one instrument. Prices in minor units per lot; ``band_ppm`` around the reference."""
+    """Of one instrument. Prices in minor units per lot; ``band_ppm`` around the reference.
+
+    ``reopen_s``: instead of a trade outside of the band, a call auction of so many seconds.
+    """
 
     tick: int = 1
     lot_step: int = 1
     lots_min: int = 1
     lots_max: int = 10**12
     band_ppm: int | None = None
+    reopen_s: int | None = None
 
     def band(self, reference: int) -> tuple[int, int] | None:
         """Lowest and highest price allowed, both included, on the tick; None without a band.

@@ -20,11 +20,15 @@ class Fence:
 
 @dataclass(slots=True)
 class Verdicts:
-    """What an earlier attempt of the same batch learned too late; the next one starts with it."""
+    """What an earlier attempt of the same batch learned too late; the next one starts with it.
+
+    ``reopen``: instruments that have to collect for a call auction, with the reason.
+    """
 
     refused: dict[UUID, MarketError] = field(default_factory=dict)
     ended: dict[UUID, CloseReason] = field(default_factory=dict)
     void_calls: dict[UUID, None] = field(default_factory=dict)
+    reopen: dict[UUID, str] = field(default_factory=dict)
 
 
 class Reconsider(Exception):

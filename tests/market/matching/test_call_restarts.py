@@ -286,3 +286,30 @@ async def _holds_are_what_rests(kernel: Kernel, buyers: list[UUID]) -> None:
     )
     for party_id in buyers:
         assert (await money(kernel, party_id))[1] == await scalar(kernel, rests, party_id)
+
+
+@pytest.mark.parametrize("moment", ["lose_before_commit", "lose_after_commit"])
+async def test_a_lost_commit_interrupts_an_instrument_once(
+    kernel: Kernel, scene: Scene, operator: Member, moment: str
+) -> None:
+    flaky = FlakyDatabase(kernel)
+    shaky = dataclasses.replace(kernel, db=flaky)  # type: ignore[arg-type]
+    buyer = await scene.buyer(10_000)
+    band = {"band_ppm": 100_000, "band_action": "reopen", "reopen_s": 3_600}
+    rules = {**RULES, **band, "reference_minor": 2_000}
+    async with MatchingEngine(shaky) as engine:
+        order_of(await engine.submit(scene.command(scene.seller, "sell", 5, 1_000)))
+        decided = decision(operator, ControlAction.SET_RULES, scene.plan_id, **rules)
+        assert (await engine.submit(decided)).answer.status == 200
+        setattr(flaky, moment, 1)
+        reply = await engine.submit(scene.command(buyer, "buy", 3, 2_000))
+        assert order_of(reply)["status"] == "open"
+        assert reply.replayed == (moment == "lose_after_commit")
+        assert phase(engine.shard, scene) is Phase.CALL
+        before, seen = picture(engine.shard)[scene.plan_id], engine.shard.controls
+    async with MatchingEngine(kernel) as engine:
+        assert (picture(engine.shard)[scene.plan_id], engine.shard.controls) == (before, seen)
+        assert phase(engine.shard, scene) is Phase.CALL
+    calls = "SELECT count(*) FROM matching.call_auction WHERE plan_id = $1"
+    assert await scalar(kernel, calls, scene.plan_id) == 1
+    assert await money(kernel, buyer.party_id) == (10_000, 6_000)

@@ -46,6 +46,8 @@ async def test_an_instrument_without_decisions_takes_everything(
             "lots_min": 1,
             "lots_max": 1_000_000_000,
             "band_ppm": None,
+            "band_action": "refuse",
+            "reopen_s": 300,
         },
         "reference_minor": 1_000,
         "band": None,
