@@ -239,7 +239,9 @@ class ProxyService:
                 await meter.release(hold)
             elif hold is not None:
                 digest = relay.digest.hexdigest()
-                fact = replace(whole, bytes=sent, body_sha256=digest, complete=relay.whole)
+                # What the transport was given; less than that may have left this machine.
+                complete = relay.whole and sent == relay.passed
+                fact = replace(whole, bytes=relay.passed, body_sha256=digest, complete=complete)
                 await self._settle(hold, fact)
             if isinstance(relay.failure, AnswerBroken):
                 await self._violation(asked, relay.failure)

@@ -31,6 +31,7 @@ class Relay:
         self.answer = answer
         self.digest = hashlib.sha256()
         self.failure: AnswerBroken | MarketError | None = None
+        self.passed = 0
         self.whole = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -42,6 +43,7 @@ class Relay:
                     yield piece
                     # After the yield: a piece that the transport did not take is not counted.
                     self.digest.update(piece)
+                    self.passed += len(piece)
             self.whole = True
         except (AnswerBroken, MarketError) as error:
             self.failure = error
