@@ -29,6 +29,7 @@ MODELS = (
     "contracts.dispute_models",
     "contracts.proxy.models",
     "contracts.usage_alert_models",
+    "contracts.usage_hold_models",
     "market.matching.models",
     "market.matching.bundle_models",
     "market.matching.control_models",
