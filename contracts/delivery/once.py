@@ -105,7 +105,12 @@ async def reserve_once(
         )
     # After reserving, not before: a fact leaves the cache only when it is durable, so one of
     # the two always knows it.
-    earlier = await find_earlier(kernel, whole.grant_id, delivery_id)
+    try:
+        earlier = await find_earlier(kernel, whole.grant_id, delivery_id)
+    except BaseException:
+        # Else nobody could use the id until the hold is overdue, and a seller-safe one was billed.
+        await meter.release(outcome)
+        raise
     if earlier is None:
         return outcome
     await meter.release(outcome)

@@ -16,10 +16,12 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from market.kernel.transport import Unsent, unsent_of
+from market.kernel.transport import Unsent, tells_unsent, unsent_of
 
 # Small enough to see a lost client between chunks, large enough to cost nothing.
 CHUNK_BYTES = 256 << 10
+# Below the 64 KiB that a transport takes without making anybody wait.
+SMALL_BYTES = 32 << 10
 # How often the last bytes of a slow client are looked after.
 DRAIN_POLL_S = 0.005
 
@@ -53,18 +55,54 @@ class MeteredResponse(Response):
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        unsent = unsent_of(scope)
+        if tells_unsent(scope) and unsent() == 0 and len(self._payload) <= SMALL_BYTES:
+            try:
+                await self._send_small(send, unsent)
+            finally:
+                await to_the_end(self._finish(max(0, self._sent - self._waiting)))
+            return
         gone = asyncio.Event()
-        watcher = asyncio.create_task(_watch(receive, gone))
+        watcher = asyncio.create_task(watch(receive, gone))
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._deadline_s):
-                    await self._send(send, gone, unsent_of(scope))
+                    await self._send(send, gone, unsent)
         finally:
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
             # delivery from being charged.
             watcher.cancel()
-            await _to_the_end(self._finish(max(0, self._sent - self._waiting)))
+            await to_the_end(self._finish(max(0, self._sent - self._waiting)))
             await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _send_small(self, send: Send, unsent: Unsent) -> None:
+        """In one piece, which an empty buffer takes at once; the connection tells who is gone.
+
+        A watcher, a deadline for sending and a message more would cost as much as the meter.
+        """
+        # The server needs a turn of its loop to see that the client has left.
+        await asyncio.sleep(0)
+        gone = unsent() is None
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        if gone:
+            return
+        await send({"type": "http.response.body", "body": bytes(self._payload), "more_body": False})
+        self._sent = self._waiting = len(self._payload)
+        await asyncio.sleep(0)
+        self._waiting = min(self._waiting, unsent() or 0)
+        end = asyncio.get_running_loop().time() + self._deadline_s
+        while self._waiting and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(DRAIN_POLL_S)
+            left = unsent()
+            if left is None:
+                return
+            self._waiting = min(self._waiting, left)
 
     async def _send(self, send: Send, gone: asyncio.Event, unsent: Unsent) -> None:
         await send(
@@ -75,10 +113,10 @@ class MeteredResponse(Response):
             }
         )
         async for chunk in self._chunks():
-            if await _left(gone):
+            if await has_left(gone):
                 return
             message = {"type": "http.response.body", "body": chunk, "more_body": True}
-            if await _waited(send(message)) and await _left(gone):
+            if await had_to_wait(send(message)) and await has_left(gone):
                 return
             self._sent += len(chunk)
             self._waiting = unsent() or 0
@@ -96,7 +134,7 @@ class MeteredResponse(Response):
         """
         await asyncio.sleep(0)
         self._waiting = unsent() or 0
-        while self._waiting and not await _left(gone):
+        while self._waiting and not await has_left(gone):
             await asyncio.sleep(DRAIN_POLL_S)
             left = unsent()
             if left is None:
@@ -104,20 +142,21 @@ class MeteredResponse(Response):
             self._waiting = left
 
 
-async def _watch(receive: Receive, gone: asyncio.Event) -> None:
+async def watch(receive: Receive, gone: asyncio.Event) -> None:
+    """Set ``gone`` when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     gone.set()
 
 
-async def _left(gone: asyncio.Event) -> bool:
+async def has_left(gone: asyncio.Event) -> bool:
     """Whether the client is gone: the server needs one turn to say so, the watcher another."""
     for _ in range(2):
         await asyncio.sleep(0)
     return gone.is_set()
 
 
-async def _waited(sending: Awaitable[None]) -> bool:
+async def had_to_wait(sending: Awaitable[None]) -> bool:
     """Await ``sending``; True when the loop turned meanwhile (the transport was full)."""
     turned: list[bool] = []
     turn = asyncio.get_running_loop().call_soon(turned.append, True)
@@ -126,7 +165,7 @@ async def _waited(sending: Awaitable[None]) -> bool:
     return bool(turned)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """Await ``work``; it goes on when this request is cancelled."""
     task = asyncio.create_task(work)
     _finishing.add(task)

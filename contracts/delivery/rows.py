@@ -91,6 +91,7 @@ class Context:
     version_id: UUID
     unit: Unit
     policy: Policy
+    at_delivery: Policy
     country: str
     delivery_count: int
     blob_key: str
@@ -137,7 +138,7 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
-        claims, context, headers = await self.authorize(request.token, request.grant_id)
+        claims, context, headers = await self.authorize(request)
         earlier: Earlier | None = None
         try:
             await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
@@ -171,7 +172,7 @@ class RowsService:
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
-        claims, context, _ = await self.authorize(request.token, request.grant_id)
+        claims, context, _ = await self.authorize(request)
         # What is left to buy may be counted with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await self._meter.admit(claims.grant_id, claims.token_id)
@@ -179,29 +180,25 @@ class RowsService:
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
 
-    async def authorize(
-        self, token: str, grant_id: UUID | None = None
-    ) -> tuple[Claims, Context, dict[str, str]]:
-        """Token, rate and policy of any way out; with the headers of the rate. Free.
+    async def authorize(self, request: RowsRequest) -> tuple[Claims, Context, dict[str, str]]:
+        """Token, rate, policy: what every way out asks first, with its rate headers.
 
-        Raises InvalidToken (401), TokenExpired (410), RateLimited (429), TokenForOtherGrant,
-        PolicyRefused, PartySuspended (403), GrantNotFound (404).
+        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended (403),
+        TokenExpired (410), RateLimited (429), GrantNotFound (404).
         """
         kernel = self._kernel
-        claims = self._tokens.verify(token, now_s=kernel.clock.timestamp_s())
+        claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
         window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,
             limit=kernel.settings.delivery_rate_per_minute,
         )
         window.require()
-        if grant_id is not None and grant_id != claims.grant_id:
+        if request.grant_id is not None and request.grant_id != claims.grant_id:
             raise TokenForOtherGrant(param="grant_id")
         context = await self._context(claims.grant_id)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
-        # The term's end and the count have codes of their own, from the grant's own meter.
-        policy = context.policy.model_copy(update={"not_after": None, "count": None})
-        evaluate(policy, access)
+        evaluate(context.at_delivery, access)
         return claims, context, window.headers()
 
     async def _context(self, grant_id: UUID) -> Context:
@@ -228,12 +225,15 @@ class RowsService:
             version = await offers.get_version(uow, grant.product_version_id)
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
+        policy = parse_policy(agreement.terms["policy"])
         context = Context(
             agreement_id=grant.agreement_id,
             product_id=grant.product_id,
             version_id=version.id,
             unit=Unit(grant.unit),
-            policy=parse_policy(agreement.terms["policy"]),
+            policy=policy,
+            # The term's end and the count have codes of their own, from the grant's own meter.
+            at_delivery=policy.model_copy(update={"not_after": None, "count": None}),
             country=buyer.jurisdiction,
             delivery_count=grant.delivery_count,
             blob_key=version.blob_key,

@@ -26,7 +26,7 @@ from contracts.delivery.once import (
     reserve_once,
 )
 from contracts.delivery.response import Finish, MeteredResponse
-from contracts.delivery.rows import Context, rows_service
+from contracts.delivery.rows import Context, RowsRequest, rows_service
 from contracts.errors import MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
@@ -95,7 +95,7 @@ class ProxyService:
 
     async def operations(self, token: str) -> OperationList:
         """What the token's grant may ask; free. Raises UpstreamNotFound (404) and as a call."""
-        _, context, _ = await rows_service(self._kernel).authorize(token)
+        _, context, _ = await rows_service(self._kernel).authorize(RowsRequest(token=token))
         upstream, _ = await self._upstream(context.product_id)
         found = upstreams.operations_of(upstream).values()
         return OperationList(items=[violations.shown(operation) for operation in found])
@@ -135,7 +135,8 @@ class ProxyService:
             raise
 
     async def _asked(self, request: ProxyRequest, key: str) -> tuple[_Asked, dict[str, str]]:
-        claims, context, headers = await rows_service(self._kernel).authorize(request.token)
+        asking = RowsRequest(token=request.token, address=request.address)
+        claims, context, headers = await rows_service(self._kernel).authorize(asking)
         upstream, secret = await self._upstream(context.product_id)
         operation = upstreams.operations_of(upstream).get(request.operation)
         if operation is None:

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     owner_database_url: str | None = None
     database_embedded: bool = False
     database_pool_size: int = Field(default=12, ge=2, le=200)
+    database_pool_timeout_s: int = Field(
+        default=5, ge=1, le=120, description="Wait for a free connection; then 503."
+    )
     redis_url: str | None = None
     blob_url: str | None = Field(
         default=None, description="file:// or s3:// address; unset: a folder under home."

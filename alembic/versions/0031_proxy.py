@@ -6,8 +6,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from alembic import op
 from market.kernel.migration import append_only, grant
 
-revision = "0030"
-down_revision = "0029"
+revision = "0031"
+down_revision = "0030"
 branch_labels = None
 depends_on = None
 
