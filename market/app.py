@@ -13,10 +13,12 @@ from contracts import (
     billing_endpoints as contract_billing_endpoints,
     dispute_endpoints,
     endpoints as contract_endpoints,
+    token_endpoints,
     usage_endpoints,
     usage_hold_endpoints,
 )
 from contracts.metering import close_meter
+from contracts.proxy import endpoints as proxy_endpoints
 from contracts.sharing import endpoints as sharing_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
@@ -79,6 +81,8 @@ ROUTERS = (
     demand_endpoints.router,
     auction_endpoints.router,
     contract_endpoints.router,
+    token_endpoints.router,
+    proxy_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,
     usage_endpoints.router,

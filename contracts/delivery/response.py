@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -112,8 +112,7 @@ class MeteredResponse(Response):
                 "headers": self.raw_headers,
             }
         )
-        for start in range(0, len(self._payload), CHUNK_BYTES):
-            chunk = bytes(self._payload[start : start + CHUNK_BYTES])
+        async for chunk in self._chunks():
             if await has_left(gone):
                 return
             message = {"type": "http.response.body", "body": chunk, "more_body": True}
@@ -123,6 +122,10 @@ class MeteredResponse(Response):
             self._waiting = unsent() or 0
         await self._drain(gone, unsent)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._payload), CHUNK_BYTES):
+            yield bytes(self._payload[start : start + CHUNK_BYTES])
 
     async def _drain(self, gone: asyncio.Event, unsent: Unsent) -> None:
         """Until nothing waits in this process; else ``_waiting`` is what did when it was last seen.

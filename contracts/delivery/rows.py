@@ -83,8 +83,11 @@ class RowsRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Context:
+class Context:
+    """What of a grant, its agreement and buyer a delivery depends on."""
+
     agreement_id: UUID
+    product_id: UUID
     version_id: UUID
     unit: Unit
     policy: Policy
@@ -111,7 +114,7 @@ class RowsService:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._tokens = TokenVerifier(kernel.keys)
-        self._contexts: OrderedDict[UUID, tuple[float, _Context]] = OrderedDict()
+        self._contexts: OrderedDict[UUID, tuple[float, Context]] = OrderedDict()
         self._loading: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -177,7 +180,7 @@ class RowsService:
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
 
-    async def authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
+    async def authorize(self, request: RowsRequest) -> tuple[Claims, Context, dict[str, str]]:
         """Token, rate, policy: what every way out asks first, with its rate headers.
 
         Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended (403),
@@ -198,7 +201,7 @@ class RowsService:
         evaluate(context.at_delivery, access)
         return claims, context, window.headers()
 
-    async def _context(self, grant_id: UUID) -> _Context:
+    async def _context(self, grant_id: UUID) -> Context:
         known = self._contexts.get(grant_id)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
@@ -210,7 +213,7 @@ class RowsService:
                 return known[1]
             return await self._load_context(grant_id)
 
-    async def _load_context(self, grant_id: UUID) -> _Context:
+    async def _load_context(self, grant_id: UUID) -> Context:
         async with self._kernel.unit_of_work() as uow:
             grant = await uow.session.get(Grant, grant_id)
             agreement = (
@@ -223,8 +226,9 @@ class RowsService:
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
         policy = parse_policy(agreement.terms["policy"])
-        context = _Context(
+        context = Context(
             agreement_id=grant.agreement_id,
+            product_id=grant.product_id,
             version_id=version.id,
             unit=Unit(grant.unit),
             policy=policy,
@@ -241,7 +245,7 @@ class RowsService:
             self._contexts.popitem(last=False)
         return context
 
-    async def _page(self, context: _Context, request: RowsRequest, format_: Format) -> _Page:
+    async def _page(self, context: Context, request: RowsRequest, format_: Format) -> _Page:
         maximum = self._kernel.settings.delivery_page_max_rows
         if not 1 <= request.limit <= maximum:
             raise ValidationFailed(f"A page has 1 to {maximum} rows.", param="limit")
@@ -296,7 +300,7 @@ class RowsService:
         deadline_s = float(self._meter.hold_s)
         return _respond(page, headers, deadline_s=deadline_s, finish=nothing)
 
-    def _fact(self, claims: Claims, context: _Context, page: _Page, key: str, units: int) -> Fact:
+    def _fact(self, claims: Claims, context: Context, page: _Page, key: str, units: int) -> Fact:
         """The delivery as it will have been if all of it arrives; its lease is not known yet."""
         return Fact(
             usage_id=new_id(),
@@ -318,7 +322,7 @@ class RowsService:
             asked=page.asked,
         )
 
-    def _finisher(self, hold: Hold, context: _Context, page: _Page, whole: Fact) -> Finish:
+    def _finisher(self, hold: Hold, context: Context, page: _Page, whole: Fact) -> Finish:
         async def finish(sent: int) -> None:
             fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
             if sent < len(page.body):

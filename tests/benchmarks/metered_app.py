@@ -43,7 +43,7 @@ class MemoryRows(rows.RowsService):
     """The rows API, its query replaced by :func:`page`."""
 
     async def _page(
-        self, context: rows._Context, request: rows.RowsRequest, format_: Format
+        self, context: rows.Context, request: rows.RowsRequest, format_: Format
     ) -> rows._Page:
         return rows._Page(page(request.limit), request.limit, format_, None, _QUERY, Asked())
 

@@ -40,7 +40,9 @@ _WORDS = {
     "body.destination": ("dst_success", "dst_closed", "dst_delayed"),
     "body.money.currency": ("CNY", "USD"),
     "body.currency": ("CNY", "USD"),
+    "body.operation": ("flights", "none"),
     "path.number": (1, 2),
+    "path.operation": ("flights", "none"),
     "query.q": ("flights", "航班"),
     "header.If-Match": ('"0"', '"1"', '"2"', '"3"'),
     "header.accept": ("application/json", "text/csv", "application/vnd.apache.parquet"),
@@ -113,8 +115,10 @@ _ROLES = {
         "POST /v1/disputes/{dispute_id}/rulings/{ruling_id}/review",
     ),
     "delivery": (
+        "GET /v1/delivery/proxy",
         "GET /v1/delivery/rows",
         "GET /v1/delivery/rows/count",
+        "POST /v1/delivery/proxy/{operation}",
         "GET /v1/delta-sharing/profile",
         "GET /v1/delta-sharing/shares",
         "GET /v1/delta-sharing/shares/{share}",
@@ -251,8 +255,8 @@ _EXPECTATIONS = """
 # 428 is what RFC 6585 made for a missing If-Match; one that is no ETag of ours fails the match.
 [[operations]]
 include-operation-id = [
-    "change_listing", "change_product", "change_request", "edit_party", "set_intermediary",
-    "set_shares",
+    "change_listing", "change_product", "change_request", "edit_party", "replace_upstream",
+    "set_intermediary", "set_shares",
 ]
 checks.missing_required_header.expected-statuses = [401, 403, 422, 428]
 checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 409, 412, 415, 422, 428]
