@@ -96,12 +96,12 @@ def page_query(
         seek, seek_values = f" AND {_beyond(order)}", [after]
     elif after is not None:
         seek, seek_values = f" AND t.{PLACE} > ?", [after]
-    keys = [
+    sorting = [
         f"{key.column.comparable} {'DESC' if key.descending else 'ASC'} NULLS LAST" for key in order
     ]
     # Without an order rows come as they lie in the file (the engine preserves that), and the scan
     # ends with the page; sorting by place would read all columns to the file's end.
-    sort = f"ORDER BY {', '.join([*keys, f't.{PLACE}'])} " if keys else ""
+    sort = f"ORDER BY {', '.join([*sorting, f't.{PLACE}'])} " if sorting else ""
     sql = (
         f"{start}SELECT {columns}, t.{PLACE} AS {quote(PLACE)} FROM {source} "
         f"WHERE {condition.sql}{seek} {sort}LIMIT ?"

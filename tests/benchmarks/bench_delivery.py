@@ -3,7 +3,8 @@
 (a) A table of ``BENCH_DELIVERY_MB`` MB (500) loaded by the official Delta Sharing client from the
 real application, metered by rows, and the very same Parquet file read by pyarrow over HTTP from a
 plain static server that uses ``sendfile``. Both in the client's own environment, both into pandas.
-(b) Pages of the rows API as Arrow and as JSON, received but not decoded (which favors JSON).
+(b) Pages of the rows API as Arrow and as JSON, received but not decoded (which favors JSON): the
+largest that the setting allows, and, as ``_default_page``, the largest without a setting.
 
 Rounds take turns in one run, so that a busy machine burdens all alike; a ratio is of the medians
 over the rounds. At the end the meter is compared with what was loaded.
@@ -53,8 +54,8 @@ ROUNDS = int(os.environ.get("BENCH_DELIVERY_ROUNDS", "5"))
 COLUMNS = 10
 # Random doubles do not shrink, so that the file has the size that was asked for.
 ROW_BYTES = 8 * COLUMNS
-PAGE_ROWS = 10_000
-PAGES = 5
+# The default maximum of a page, and the largest that the setting allows; pages of a round.
+PAGE_ROWS = {10_000: 10, 100_000: 2}
 LOT_UNITS = 1_000_000_000
 LOAD_TIMEOUT_S = 1_800
 
@@ -165,11 +166,10 @@ def load_in_turns(market: str, offered: Offered, static: str, folder: Path) -> d
         check=True,
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(found)
     return found
 
 
-async def pages_in_turns(port: int, offered: Offered) -> dict[str, list[float]]:
+async def pages_in_turns(port: int, offered: Offered, page_rows: int) -> dict[str, list[float]]:
     """Rows per second of each round by format, the warm-up first."""
     accepts = {"json": "application/json", "arrow": "application/vnd.apache.arrow.stream"}
     rates: dict[str, list[float]] = {name: [] for name in accepts}
@@ -178,32 +178,39 @@ async def pages_in_turns(port: int, offered: Offered) -> dict[str, list[float]]:
             for name in sorted(accepts, reverse=number % 2 == 1):
                 headers = bearer(offered.token, Accept=accepts[name])
                 begun = time.perf_counter()
-                for _ in range(PAGES):
-                    path = f"/v1/delivery/rows?limit={PAGE_ROWS}"
+                for _ in range(PAGE_ROWS[page_rows]):
+                    path = f"/v1/delivery/rows?limit={page_rows}"
                     answer = await connection.request("GET", path, headers)
                     assert answer.status == 200, answer.body[:600]
-                rates[name].append(PAGES * PAGE_ROWS / (time.perf_counter() - begun))
+                rows = PAGE_ROWS[page_rows] * page_rows
+                rates[name].append(rows / (time.perf_counter() - begun))
     return rates
 
 
-def figures_of(
-    megabytes: float, loads: dict[str, list[float]], rates: dict[str, list[float]]
-) -> dict[str, float]:
-    """Medians over the rounds but the first, and their ratios."""
+def load_figures(megabytes: float, loads: dict[str, list[float]]) -> dict[str, float]:
+    """Medians over the rounds but the first, and their ratio."""
     speed = {name: megabytes / statistics.median(of[1:]) for name, of in loads.items()}
-    rate = {name: statistics.median(of[1:]) for name, of in rates.items()}
     return {
         "delivery_file_mb": round(megabytes, 1),
         **{f"delivery_{name}_mb_per_s": round(value, 1) for name, value in speed.items()},
-        **{f"delivery_{name}_rows_per_s": round(value) for name, value in rate.items()},
         "ratio_sharing_vs_static": round(speed["sharing"] / speed["static"], 3),
-        "ratio_arrow_vs_json": round(rate["arrow"] / rate["json"], 2),
+    }
+
+
+def page_figures(page_rows: int, rates: dict[str, list[float]]) -> dict[str, float]:
+    """Medians over the rounds but the first, and their ratio."""
+    tail = "" if page_rows == max(PAGE_ROWS) else "_default_page"
+    rate = {name: statistics.median(of[1:]) for name, of in rates.items()}
+    return {
+        **{f"delivery_{name}_rows_per_s{tail}": round(value) for name, value in rate.items()},
+        f"ratio_arrow_vs_json{tail}": round(rate["arrow"] / rate["json"], 2),
     }
 
 
 async def _check(kernel: Kernel, offered: Offered) -> None:
     """Each load and each page was charged with exactly its rows."""
-    due = (1 + ROUNDS) * (offered.rows + 2 * PAGES * PAGE_ROWS)
+    paged = 2 * sum(rows * count for rows, count in PAGE_ROWS.items())
+    due = (1 + ROUNDS) * (offered.rows + paged)
     settled = -1
     for _ in range(600):
         await meter_of(kernel).flush()
@@ -228,6 +235,7 @@ async def _run(folder: Path) -> dict[str, float]:
             "MARKET_OWNER_DATABASE_URL": servers.owner_database_url,
             "MARKET_REDIS_URL": servers.redis_url,
             "MARKET_DELIVERY_RATE_PER_MINUTE": "1000000000",
+            "MARKET_DELIVERY_PAGE_MAX_ROWS": str(max(PAGE_ROWS)),
         }
         market = MarketProcess(folder, addresses)
         market.start()
@@ -236,12 +244,15 @@ async def _run(folder: Path) -> dict[str, float]:
                 loads = await asyncio.to_thread(
                     load_in_turns, market.url, offered, f"{static}/{offered.file.name}", folder
                 )
-            rates = await pages_in_turns(market.port, offered)
+            figures = load_figures(offered.file.stat().st_size / 1e6, loads)
+            for page_rows in PAGE_ROWS:
+                rates = await pages_in_turns(market.port, offered, page_rows)
+                figures |= page_figures(page_rows, rates)
             await _check(kernel, offered)
         finally:
             market.stop()
         await kernel.close()
-        return figures_of(offered.file.stat().st_size / 1e6, loads, rates)
+        return figures
 
 
 def main() -> dict[str, float]:
