@@ -36,7 +36,7 @@ resale_trace.install()
 
 PageDep = Annotated[PageQuery, Depends()]
 
-_delivery_bearer = HTTPBearer(
+delivery_bearer = HTTPBearer(
     scheme_name="delivery",
     bearerFormat="JWT",
     description="A delivery token from POST /v1/grants/{id}/tokens.",
@@ -152,7 +152,7 @@ async def revoke_token(kernel: KernelDep, actor: ActorDep, token_id: TokenId) ->
 
 def _rows_request(
     http: Request,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_delivery_bearer)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(delivery_bearer)],
     filter_: Annotated[
         str | None,
         Query(

@@ -15,6 +15,7 @@ from contracts import (
     endpoints as contract_endpoints,
     usage_endpoints,
 )
+from contracts.bulk import endpoints as bulk_endpoints
 from contracts.metering import close_meter
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
@@ -80,6 +81,7 @@ ROUTERS = (
     dispute_endpoints.router,
     contract_billing_endpoints.router,
     usage_endpoints.router,
+    bulk_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
     ledger_endpoints.router,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -52,7 +52,7 @@ class MeteredResponse(Response):
         watcher = asyncio.create_task(_watch(receive, gone))
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._deadline_s):
+                async with asyncio.timeout(self._deadline_s) as self._limit:
                     await self._send(send, gone)
         finally:
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
@@ -69,8 +69,7 @@ class MeteredResponse(Response):
                 "headers": self.raw_headers,
             }
         )
-        for start in range(0, len(self._payload), CHUNK_BYTES):
-            chunk = bytes(self._payload[start : start + CHUNK_BYTES])
+        async for chunk in self._chunks():
             if await _left(gone):
                 return
             message = {"type": "http.response.body", "body": chunk, "more_body": True}
@@ -78,6 +77,10 @@ class MeteredResponse(Response):
                 return
             self._sent += len(chunk)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._payload), CHUNK_BYTES):
+            yield bytes(self._payload[start : start + CHUNK_BYTES])
 
 
 async def _watch(receive: Receive, gone: asyncio.Event) -> None:

@@ -82,8 +82,11 @@ class RowsRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Context:
+class Context:
+    """What of a grant, its agreement and buyer a delivery depends on."""
+
     agreement_id: UUID
+    product_id: UUID
     version_id: UUID
     unit: Unit
     policy: Policy
@@ -109,7 +112,7 @@ class RowsService:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._tokens = TokenVerifier(kernel.keys)
-        self._contexts: OrderedDict[UUID, tuple[float, _Context]] = OrderedDict()
+        self._contexts: OrderedDict[UUID, tuple[float, Context]] = OrderedDict()
 
     @property
     def _meter(self) -> Meter:
@@ -132,7 +135,7 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
-        claims, context, headers = await self._authorize(request)
+        claims, context, headers = await self.authorize(request.token, request.grant_id)
         earlier: Earlier | None = None
         try:
             await self._meter.admit(claims.grant_id, claims.token_id)
@@ -165,7 +168,7 @@ class RowsService:
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
-        claims, context, _ = await self._authorize(request)
+        claims, context, _ = await self.authorize(request.token, request.grant_id)
         # What is left to buy may be counted with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await self._meter.admit(claims.grant_id, claims.token_id)
@@ -173,16 +176,23 @@ class RowsService:
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
 
-    async def _authorize(self, request: RowsRequest) -> tuple[Claims, _Context, dict[str, str]]:
+    async def authorize(
+        self, token: str, grant_id: UUID | None = None
+    ) -> tuple[Claims, Context, dict[str, str]]:
+        """Token, rate and policy of any way out; with the headers of the rate. Free.
+
+        Raises InvalidToken (401), TokenExpired (410), RateLimited (429), TokenForOtherGrant,
+        PolicyRefused, PartySuspended (403), GrantNotFound (404).
+        """
         kernel = self._kernel
-        claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
+        claims = self._tokens.verify(token, now_s=kernel.clock.timestamp_s())
         window = await kernel.limits.hit(
             "delivery",
             claims.token_id.hex,
             limit=kernel.settings.delivery_rate_per_minute,
         )
         window.require()
-        if request.grant_id is not None and request.grant_id != claims.grant_id:
+        if grant_id is not None and grant_id != claims.grant_id:
             raise TokenForOtherGrant(param="grant_id")
         context = await self._context(claims.grant_id)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
@@ -191,7 +201,7 @@ class RowsService:
         evaluate(policy, access)
         return claims, context, window.headers()
 
-    async def _context(self, grant_id: UUID) -> _Context:
+    async def _context(self, grant_id: UUID) -> Context:
         known = self._contexts.get(grant_id)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
@@ -206,8 +216,9 @@ class RowsService:
             version = await offers.get_version(uow, grant.product_version_id)
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
-        context = _Context(
+        context = Context(
             agreement_id=grant.agreement_id,
+            product_id=grant.product_id,
             version_id=version.id,
             unit=Unit(grant.unit),
             policy=parse_policy(agreement.terms["policy"]),
@@ -222,7 +233,7 @@ class RowsService:
             self._contexts.popitem(last=False)
         return context
 
-    async def _page(self, context: _Context, request: RowsRequest, format_: Format) -> _Page:
+    async def _page(self, context: Context, request: RowsRequest, format_: Format) -> _Page:
         maximum = self._kernel.settings.delivery_page_max_rows
         if not 1 <= request.limit <= maximum:
             raise ValidationFailed(f"A page has 1 to {maximum} rows.", param="limit")
@@ -277,7 +288,7 @@ class RowsService:
         deadline_s = float(self._meter.hold_s)
         return _respond(page, headers, deadline_s=deadline_s, finish=nothing)
 
-    def _fact(self, claims: Claims, context: _Context, page: _Page, key: str, units: int) -> Fact:
+    def _fact(self, claims: Claims, context: Context, page: _Page, key: str, units: int) -> Fact:
         """The delivery as it will have been if all of it arrives; its lease is not known yet."""
         return Fact(
             usage_id=new_id(),
@@ -299,7 +310,7 @@ class RowsService:
             asked=page.asked,
         )
 
-    def _finisher(self, hold: Hold, context: _Context, page: _Page, whole: Fact) -> Finish:
+    def _finisher(self, hold: Hold, context: Context, page: _Page, whole: Fact) -> Finish:
         async def finish(sent: int) -> None:
             fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
             if sent < len(page.body):

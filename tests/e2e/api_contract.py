@@ -111,7 +111,12 @@ _ROLES = {
         "POST /v1/disputes/{dispute_id}/rulings",
         "POST /v1/disputes/{dispute_id}/rulings/{ruling_id}/review",
     ),
-    "delivery": ("GET /v1/delivery/rows", "GET /v1/delivery/rows/count"),
+    "delivery": (
+        "GET /v1/delivery/bulk",
+        "GET /v1/delivery/bulk/manifest",
+        "GET /v1/delivery/rows",
+        "GET /v1/delivery/rows/count",
+    ),
 }
 
 
