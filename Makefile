@@ -115,6 +115,10 @@ bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shri
 bench-matching-durable: $(DEVELOPMENT)
 	@$(BIN)/python -m tests.benchmarks.matching_durable
 
+.PHONY: bench-meter
+bench-meter: $(DEVELOPMENT) ## Benchmark the meter beside the same page without it (BENCH_METER_ROUNDS)
+	@$(BIN)/python -m tests.benchmarks.bench_meter
+
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)
 	@$(BIN)/python -m tests.benchmarks.bench_knn_shapley

@@ -150,7 +150,8 @@ async def revoke_token(kernel: KernelDep, actor: ActorDep, token_id: TokenId) ->
     await tokens.revoke(kernel, actor, token_id)
 
 
-def _rows_request(
+# async: a plain function would take a turn of the thread pool at every request.
+async def _rows_request(
     http: Request,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(delivery_bearer)],
     filter_: Annotated[

@@ -7,6 +7,7 @@ the commit. If the cache cannot be reached, ``metering.FRESH_MS`` bounds the del
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID
 
 from sqlalchemy import or_, text
@@ -87,9 +88,13 @@ async def _change(
 
 
 async def block(kernel: Kernel, grant_id: UUID) -> None:
-    """Make every reader ask Postgres. Call with the grant's row locked, before the commit."""
+    """Make every reader ask Postgres. Call with the grant's row locked, before the commit.
+
+    Waits until sub-leases have ended that need not ask: at most ``metering_blocks.VALID_S``.
+    """
     try:
-        await meter_of(kernel).cache.call(BLOCK, grant_id)
+        _, wait_ms = await meter_of(kernel).cache.call(BLOCK, grant_id)
+        await asyncio.sleep(int(wait_ms) / 1_000)
     except MeterUnavailable:
         _log.warning("block_without_cache", grant_id=grant_id.hex)
 

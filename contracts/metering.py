@@ -5,7 +5,7 @@ lease that Postgres lent; a settled fact is kept in Valkey and in this process u
 ("hold until durable"), so that losing either loses nothing. docs/metering.md states the bound of
 each crash, for both sides of an agreement's ``meter_side``; ``make chaos-meter`` proves it.
 
-"Delivered" means that this server's transport accepted the bytes.
+"Delivered" means that the kernel took the bytes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from contracts import metering_leases as leases, metering_scripts as scripts
 from contracts.errors import DeliveryInProgress, MeterUnavailable, TokenRevoked
+from contracts.metering_blocks import Block, Blocks
 from contracts.metering_cache import MeterCache
 from contracts.metering_records import Fact, record, unpack
 from market.kernel.context import Kernel
@@ -30,11 +33,14 @@ from market.kernel.redis import Redis
 # Postgres is asked at least this often per grant, so that a revocation that could not reach
 # Valkey still takes effect.
 FRESH_MS = 2_000
-FLUSH_INTERVAL_S = 0.03
+FLUSH_INTERVAL_S = 0.1
 FLUSH_MAX = 500
 # Facts that may wait for Postgres before deliveries are refused: some seconds of full load.
 BUFFER_MAX = 20_000
 RETRY_S = 0.5
+# A token that was admitted may skip the early look for so long; the reservation looks anyway.
+ADMITTED_S = 1.0
+ADMITTED_MAX = 10_000
 # Several processes may take turns on one grant; more turns than this mean trouble.
 ATTEMPTS_MAX = 12
 
@@ -52,6 +58,7 @@ class Hold:
     lease_id: UUID
     remaining: int | None
     deadline: float
+    block: Block | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +83,27 @@ class Meter:
         self._kernel = kernel
         self.cache = MeterCache(kernel.redis)
         self.hold_s = hold_s if hold_s is not None else kernel.settings.meter_hold_s
+        self._blocks = Blocks(self.cache)
+        self._admitted: OrderedDict[tuple[UUID, UUID], float] = OrderedDict()
         self._turns: WeakValueDictionary[UUID, _Turn] = WeakValueDictionary()
         self._buffer: list[Fact] = []
         self._flusher: asyncio.Task[None] | None = None
         self._flushing = asyncio.Lock()
 
-    async def admit(self, grant_id: UUID, token_id: UUID) -> None:
+    async def admit(self, grant_id: UUID, token_id: UUID, *, reserving: bool = False) -> None:
         """Refuse early, before any data is read. Charges nothing.
+
+        With ``reserving`` the caller will reserve anyway before it sends; then a token that
+        passed within the last second is not looked up again.
 
         Raises GrantRevoked, GrantExpired, TokenRevoked (410), GrantSuspended (403),
         QuotaExhausted (402), MeterUnavailable (503).
         """
         if len(self._buffer) >= BUFFER_MAX:
             raise MeterUnavailable("Usage records wait for the database.", retry_after_s=2)
+        pair = (grant_id, token_id)
+        if reserving and time.monotonic() < self._admitted.get(pair, 0.0):
+            return
         for _ in range(ATTEMPTS_MAX):
             turn = self._turn(grant_id)
             seen = turn.count
@@ -96,6 +111,10 @@ class Meter:
             if word == "TOKEN":
                 raise TokenRevoked
             if word == "PASS":
+                self._admitted[pair] = time.monotonic() + ADMITTED_S
+                self._admitted.move_to_end(pair)
+                if len(self._admitted) > ADMITTED_MAX:
+                    self._admitted.popitem(last=False)
                 return
             if word == "EMPTY":
                 # The usual state of an ended grant: refuse it before any data is read.
@@ -106,9 +125,19 @@ class Meter:
         raise MeterUnavailable("The grant is changing too often.")
 
     async def reserve(
-        self, grant_id: UUID, token_id: UUID, *, key: str, units: int, planned: Fact | None = None
+        self,
+        grant_id: UUID,
+        token_id: UUID,
+        *,
+        key: str,
+        units: int,
+        planned: Fact | None = None,
+        block_units: int = 0,
     ) -> Hold | Delivered:
         """Set ``units`` aside for the delivery ``key``.
+
+        ``block_units`` > 0 allows this process to hold a block of that many and to take the units
+        out of it; only without ``planned`` and for a ``key`` that nobody else can know.
 
         With ``planned`` (seller-safe) that is billed should nobody settle or release the hold;
         without it (buyer-safe) the units then return. Its ``lease_id`` does not matter.
@@ -116,6 +145,14 @@ class Meter:
         Raises as :meth:`admit`, MeterRecovering (503), and DeliveryInProgress (409) while the
         same key is being delivered.
         """
+        if block_units:
+            block = self._blocks.take(grant_id, token_id, units)
+            if block is not None and block.lease_id is not None:
+                return Hold(
+                    *(grant_id, key, units, block.owner, block.lease_id, block.remaining),
+                    deadline=block.deadline,
+                    block=block,
+                )
         owner, nonce = uuid4().hex, uuid4().hex
         for _ in range(ATTEMPTS_MAX):
             turn = self._turn(grant_id)
@@ -129,6 +166,13 @@ class Meter:
             )
             if word == "OK":
                 left = _remaining(int(rest[1]), int(rest[2]))
+                if block_units:
+                    self._blocks.want(
+                        *(grant_id, token_id),
+                        size=block_units,
+                        hold_s=self.hold_s,
+                        recheck=partial(self._recheck_block, grant_id),
+                    )
                 return Hold(grant_id, key, units, owner, UUID(rest[0]), left, deadline)
             if word == "DONE":
                 return Delivered(unpack(rest[0]))
@@ -151,6 +195,11 @@ class Meter:
         Raises nothing that the cache does: the fact is in this process, and that is enough.
         """
         assert 0 <= fact.units <= hold.units
+        if hold.block is not None:
+            self._blocks.settled(hold.block, hold.units, fact)
+            self._buffer.append(fact)
+            self._start_flusher()
+            return
         try:
             await self.cache.call(
                 scripts.SETTLE, hold.grant_id, hold.key, fact.units, hold.owner, fact.pack()
@@ -163,6 +212,9 @@ class Meter:
 
     async def release(self, hold: Hold) -> None:
         """Give all reserved units back: nothing was delivered."""
+        if hold.block is not None:
+            hold.block.give_back(hold.units)
+            return
         try:
             await self.cache.call(scripts.SETTLE, hold.grant_id, hold.key, 0, hold.owner, "")
         except MeterUnavailable:
@@ -195,11 +247,15 @@ class Meter:
         (word,) = await self.cache.call(scripts.FORGET, grant_id, lease_id.hex)
         return word == "IDLE"
 
+    async def close(self) -> None:
+        """Give back what this process holds in advance. Call after the last :meth:`flush`."""
+        await self._blocks.close()
+
     async def _write(self, batch: Sequence[Fact]) -> int:
         async with self._kernel.unit_of_work() as uow:
             written = await record(uow, self._kernel.keys, batch)
         keys: dict[UUID, list[str]] = {}
-        for fact in batch:
+        for fact in self._blocks.recorded(batch):
             keys.setdefault(fact.grant_id, []).append(fact.key)
         try:
             await asyncio.gather(
@@ -256,6 +312,10 @@ class Meter:
                 )
             turn.count += 1
 
+    async def _recheck_block(self, grant_id: UUID, block: str, lease: str) -> None:
+        turn = self._turn(grant_id)
+        await self._recheck(grant_id, turn, turn.count, block=block, lease=lease)
+
     async def _recheck(
         self, grant_id: UUID, turn: _Turn, seen: int, *, block: str, lease: str
     ) -> None:
@@ -301,3 +361,4 @@ async def close_meter(kernel: Kernel) -> None:
             await meter.flush()
         except (MarketError, OSError) as error:
             _log.warning("unflushed_at_close", error=str(error))
+        await meter.close()

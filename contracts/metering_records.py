@@ -6,8 +6,8 @@ in the cache, or both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -106,9 +106,9 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
     """
     connection = await uow.raw()
     grants = await sql.lock_grants(connection, list({fact.grant_id for fact in facts}))
-    known = await sql.known_deliveries(
-        connection, [fact.grant_id for fact in facts], [fact.key for fact in facts]
-    )
+    known = await _known(connection, facts)
+    twice = [_apart(fact) for fact in facts if _is_other(fact, known)]
+    known |= await _known(connection, twice)
     leases = await sql.leases_of(connection, list({fact.lease_id for fact in facts}))
     batch = _Batch(
         tallies={grant["id"]: _tally(grant) for grant in grants},
@@ -121,9 +121,10 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
             for lease_id, lease in leases.items()
         },
     )
-    for fact in facts:
+    for given in facts:
+        fact = _apart(given) if _is_other(given, known) else given
         if (fact.grant_id, fact.key) not in known and fact.grant_id in batch.tallies:
-            known.add((fact.grant_id, fact.key))
+            known[fact.grant_id, fact.key] = fact.query_sha256
             _add(batch, fact, keys, now=uow.now)
     if not batch.deliveries:
         return 0
@@ -141,6 +142,28 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
         ],
     )
     return len(batch.deliveries)
+
+
+async def _known(connection: sql.Connection, facts: Sequence[Fact]) -> dict[tuple[UUID, str], str]:
+    """The digest of what was asked under each of the ids that is durable already."""
+    if not facts:
+        return {}
+    return await sql.known_deliveries(
+        connection, [fact.grant_id for fact in facts], [fact.key for fact in facts]
+    )
+
+
+def _is_other(fact: Fact, known: Mapping[tuple[UUID, str], str]) -> bool:
+    return known.get((fact.grant_id, fact.key), fact.query_sha256) != fact.query_sha256
+
+
+def _apart(fact: Fact) -> Fact:
+    """Under an id of its own: something else was delivered under its id.
+
+    Who repeats the id that a sub-lease made, before that is durable, with another question has
+    got both; clients cannot name an id with a tilde.
+    """
+    return replace(fact, key=f"{fact.key}~{fact.usage_id.hex}")
 
 
 def _tally(grant: sql.Row) -> _Tally:

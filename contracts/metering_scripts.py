@@ -3,9 +3,11 @@
 Keys of one grant (one hash tag, so that they share a cluster slot):
 
     q  hash  avail, lease, units, st (active|check), b (block counter), fresh, rest, gen,
-             rv (how many ids x has: a cache that evicts may lose x alone)
+             rv (how many ids x has: a cache that evicts may lose x alone),
+             sub (until when a sub-lease may serve without asking, ms)
     h  hash  Delivery-Id → ``r|units|lease|deadline_ms|owner|facts`` while running,
                            ``d|units|lease|settled_ms|facts`` from settling until durable
+             ~block id   → ``r|units|lease|deadline_ms|owner:number|``, a sub-lease
     p  text  nonce of the present emptiness; a lease can only be activated into it
     x  set   ids of revoked tokens
 
@@ -22,6 +24,8 @@ from uuid import UUID
 
 PENDING_TTL_MS = 60_000
 HELD_MAX = 1_000
+# A grant with fewer blocks left than this is metered exactly: none may starve the others.
+SUB_LEASE_PARTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +195,69 @@ return {'OK'}
 )
 
 # From here on every reader asks Postgres, where the change about to commit holds the row lock.
+# Answers OK and the milliseconds that sub-leases may still serve without asking.
 BLOCK = Script(
     "block",
-    """
+    _NOW
+    + """
+local sub = 0
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'st', 'check')
   redis.call('HINCRBY', KEYS[1], 'b', 1)
+  sub = (tonumber(redis.call('HGET', KEYS[1], 'sub')) or 0) - now
 end
 redis.call('DEL', KEYS[3])
-return {'OK'}
+return {'OK', num(math.max(0, sub))}
+""",
+)
+
+# ARGV: block id, owner, number of this call, units that became durable, size wanted, grow (1|0),
+# token id, hold ms, valid ms. With 0 the block shrinks to the size. The same number is counted
+# once. Answers GONE, or a word, units held, lease, b and the grant's units outside (-1: no bound):
+# OK (may serve for valid ms) | CHECK | TOKEN | FEW | OTHER (its lease is no longer the cache's).
+SYNC = Script(
+    "sync",
+    _NOW
+    + f"""
+local q = redis.call('HMGET', KEYS[1], 'avail', 'lease', 'st', 'fresh', 'rest', 'rv', 'b')
+local avail, outside = tonumber(q[1] or '0'), tonumber(q[5] or '0')
+local before = redis.call('HGET', KEYS[2], ARGV[1])
+local n, lease, again = 0, q[2], false
+if before then
+  local s, units, of, at, rest = held(before)
+  local owner, number = string.match(owned(rest), '^(%x+):(%d+)$')
+  if owner ~= ARGV[2] then return {{'GONE'}} end
+  n, lease, again = units, of, number == ARGV[3]
+elseif ARGV[3] ~= '1' or not q[2] then
+  return {{'GONE'}}
+end
+local size, grow, mine = tonumber(ARGV[5]), ARGV[6] == '1', q[2] and lease == q[2]
+local word = 'OK'
+if not mine then word = 'OTHER'
+elseif q[3] ~= 'active' or now > tonumber(q[4]) or torn(q[6]) then word = 'CHECK'
+elseif redis.call('SISMEMBER', KEYS[4], ARGV[7]) == 1 then word = 'TOKEN'
+elseif outside >= 0 and avail + outside + n < {SUB_LEASE_PARTS} * size then word = 'FEW'
+end
+if not again then
+  n = math.max(0, n - tonumber(ARGV[4]))
+  local more = 0
+  if not grow then more = math.min(0, size - n)
+  elseif word == 'OK' then more = math.max(0, math.min(size - n, avail)) end
+  n = n + more
+  if mine and more ~= 0 then
+    avail = redis.call('HINCRBY', KEYS[1], 'avail', num(-more))
+  end
+end
+if n == 0 and not grow then
+  redis.call('HDEL', KEYS[2], ARGV[1])
+else
+  redis.call('HSET', KEYS[2], ARGV[1], 'r|' .. num(n) .. '|' .. lease .. '|'
+    .. num(now + tonumber(ARGV[8])) .. '|' .. ARGV[2] .. ':' .. ARGV[3] .. '|')
+end
+if word == 'OK' and grow then
+  redis.call('HSET', KEYS[1], 'sub', num(now + tonumber(ARGV[9])))
+end
+return {{word, num(n), lease, q[7] or '0', num(outside < 0 and -1 or avail + outside)}}
 """,
 )
 
@@ -252,4 +310,4 @@ return {'OK'}
 """,
 )
 
-ALL = (ADMIT, RESERVE, SETTLE, ACTIVATE, REFRESH, BLOCK, FORGET, SWEEP, ACK)
+ALL = (ADMIT, RESERVE, SETTLE, ACTIVATE, REFRESH, BLOCK, SYNC, FORGET, SWEEP, ACK)

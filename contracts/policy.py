@@ -52,6 +52,11 @@ class Policy(Schema):
         default="buyer_safe",
         description="Who bears a delivery of which a fault left no proof (docs/metering.md).",
     )
+    sub_lease_units: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Units that each server process may meter by itself, and lose at a crash "
+        "(docs/metering.md); 0: each delivery by itself. Only buyer_safe.",
+    )
     resale: ResaleClause | None = Field(
         default=None, description="null: units stay with the buyer."
     )

@@ -298,15 +298,16 @@ async def _ids(connection: Connection, query: str, limit: int) -> list[UUID]:
 
 async def known_deliveries(
     connection: Connection, grant_ids: Sequence[UUID], keys: Sequence[str]
-) -> set[tuple[UUID, str]]:
-    """Those (grant, Delivery-Id) pairs that are durable already."""
+) -> dict[tuple[UUID, str], str]:
+    """Those (grant, Delivery-Id) pairs that are durable already, with the query's digest."""
     rows = await connection.fetch(
-        "SELECT d.grant_id, d.delivery_key FROM unnest($1::uuid[], $2::text[]) AS k(g, d_key) "
+        "SELECT d.grant_id, d.delivery_key, d.query_sha256 "
+        "FROM unnest($1::uuid[], $2::text[]) AS k(g, d_key) "
         "JOIN contracts.delivery d ON d.grant_id = k.g AND d.delivery_key = k.d_key",
         list(grant_ids),
         list(keys),
     )
-    return {(row["grant_id"], row["delivery_key"]) for row in rows}
+    return {(row["grant_id"], row["delivery_key"]): row["query_sha256"] for row in rows}
 
 
 async def leases_of(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Row]:

@@ -359,9 +359,20 @@ class Policy(Schema):
         description="A delivery of which a fault left no proof is unbilled (buyer_safe), or billed "
         "and free to fetch again (seller_safe).",
     )
+    sub_lease_units: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="Units that each server process may meter by itself, and lose at a crash "
+        "(docs/metering.md); 0: each delivery by itself. Only buyer_safe.",
+    )
     resale: ResaleClause | None = Field(
         default=None, description="Resale of unused units; null: not allowed."
     )
+
+    @model_validator(mode="after")
+    def _sub_leases_are_buyer_safe(self) -> Self:
+        if self.sub_lease_units and self.meter_side != "buyer_safe":
+            raise ValueError("sub_lease_units needs meter_side buyer_safe")
+        return self
 
 
 class ListingInput(Schema):

@@ -158,6 +158,7 @@ def _server(
     import uvicorn  # noqa: PLC0415  (with the app 1.5 s, which `market --help` need not pay)
 
     from market.app import create_app  # noqa: PLC0415
+    from market.kernel.transport import HttpProtocol  # noqa: PLC0415
 
     public_url = settings.public_url or url_of(listener)
 
@@ -170,7 +171,7 @@ def _server(
     config = uvicorn.Config(
         create_app(settings.model_copy(update={"public_url": public_url})),
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,  # Our middleware logs each request once, with its id.

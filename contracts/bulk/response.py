@@ -46,4 +46,8 @@ class BulkResponse(MeteredResponse):
             self._limit.reschedule(asyncio.get_running_loop().time() + left_s)
             for start in range(0, len(part), CHUNK_BYTES):
                 yield part[start : start + CHUNK_BYTES]
+            await self._drained()
+            if self._waiting:
+                # The client left; how much of the part it had is for ``finish`` to settle.
+                raise TimeoutError
             await self._parts.sent()

@@ -65,14 +65,21 @@ async def find_earlier(kernel: Kernel, grant_id: UUID, delivery_id: str | None) 
 
 
 async def reserve_once(
-    kernel: Kernel, whole: Fact, *, delivery_id: str | None, seller_safe: bool
+    kernel: Kernel,
+    whole: Fact,
+    *,
+    delivery_id: str | None,
+    seller_safe: bool,
+    sub_lease_units: int = 0,
 ) -> Hold | Earlier:
     """Reserve ``whole.units``, or find that ``delivery_id`` has been delivered.
 
-    ``whole`` is the delivery as it will have been if all of it arrives. Raises as
-    :meth:`contracts.metering.Meter.reserve`.
+    ``whole`` is the delivery as it will have been if all of it arrives. ``sub_lease_units`` is
+    the policy's; an id of the client's own is always reserved where all processes see it. Raises
+    as :meth:`contracts.metering.Meter.reserve`.
     """
     meter = meter_of(kernel)
+    alone = delivery_id is None and not seller_safe
     try:
         outcome = await meter.reserve(
             whole.grant_id,
@@ -80,6 +87,7 @@ async def reserve_once(
             key=whole.key,
             units=whole.units,
             planned=replace(whole, assumed=True) if seller_safe else None,
+            block_units=sub_lease_units if alone else 0,
         )
     except (QuotaExhausted, MeterRecovering):
         earlier = await find_earlier(kernel, whole.grant_id, delivery_id)

@@ -1,9 +1,9 @@
 """A response that knows how much of itself was delivered.
 
-"Delivered" means that the server's transport took the bytes while the client was there. ASGI
-servers drop what is sent to a lost client without an error, so its leaving is watched for, and
-only before a chunk or while a chunk had to wait: a client that hangs up the moment it has what it
-wanted pays for it.
+"Delivered" means that the kernel took the bytes while the client was there: what still waits in
+this process would be lost with it (:mod:`market.kernel.transport`). ASGI servers drop what is
+sent to a lost client without an error, so its leaving is watched for, and only before a chunk or
+while a chunk had to wait: a client that hangs up the moment it has what it wanted pays for it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from market.kernel.transport import Unsent, unsent_of
+
 # Small enough to see a lost client between chunks, large enough to cost nothing.
 CHUNK_BYTES = 256 << 10
+# How often the last bytes of a slow client are looked after.
+DRAIN_POLL_S = 0.005
 
 Finish = Callable[[int], Coroutine[Any, Any, None]]
 
@@ -26,7 +31,7 @@ _finishing: set[asyncio.Task[None]] = set()
 
 
 class MeteredResponse(Response):
-    """Sends ``body`` in chunks and calls ``finish(bytes accepted by the transport)`` once.
+    """Sends ``body`` in chunks and calls ``finish(bytes accepted by the kernel)`` once.
 
     Stops when the client is gone or after ``deadline_s`` seconds; the client then sees fewer
     bytes than Content-Length announced.
@@ -46,6 +51,7 @@ class MeteredResponse(Response):
         self._deadline_s = deadline_s
         self._finish = finish
         self._sent = 0
+        self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.Event()
@@ -53,15 +59,16 @@ class MeteredResponse(Response):
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._deadline_s) as self._limit:
-                    await self._send(send, gone)
+                    await self._send(send, gone, unsent_of(scope))
         finally:
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
             # delivery from being charged.
             watcher.cancel()
-            await _to_the_end(self._finish(self._sent))
+            await _to_the_end(self._finish(max(0, self._sent - self._waiting)))
             await asyncio.gather(watcher, return_exceptions=True)
 
-    async def _send(self, send: Send, gone: asyncio.Event) -> None:
+    async def _send(self, send: Send, gone: asyncio.Event, unsent: Unsent) -> None:
+        self._drained = partial(self._drain, gone, unsent)
         await send(
             {
                 "type": "http.response.start",
@@ -76,11 +83,27 @@ class MeteredResponse(Response):
             if await _waited(send(message)) and await _left(gone):
                 return
             self._sent += len(chunk)
+            self._waiting = unsent() or 0
+        await self._drain(gone, unsent)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._payload), CHUNK_BYTES):
             yield bytes(self._payload[start : start + CHUNK_BYTES])
+
+    async def _drain(self, gone: asyncio.Event, unsent: Unsent) -> None:
+        """Until nothing waits in this process; else ``_waiting`` is what did when it was last seen.
+
+        Small answers are gone after one turn of the loop: a client that leaves within it had them.
+        """
+        await asyncio.sleep(0)
+        self._waiting = unsent() or 0
+        while self._waiting and not await _left(gone):
+            await asyncio.sleep(DRAIN_POLL_S)
+            left = unsent()
+            if left is None:
+                return
+            self._waiting = left
 
 
 async def _watch(receive: Receive, gone: asyncio.Event) -> None:

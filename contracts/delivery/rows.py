@@ -7,13 +7,14 @@ depends on how many rows were asked for.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from uuid import UUID
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import pyarrow as pa
 
@@ -113,6 +114,7 @@ class RowsService:
         self._kernel = kernel
         self._tokens = TokenVerifier(kernel.keys)
         self._contexts: OrderedDict[UUID, tuple[float, Context]] = OrderedDict()
+        self._loading: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def _meter(self) -> Meter:
@@ -138,7 +140,7 @@ class RowsService:
         claims, context, headers = await self.authorize(request.token, request.grant_id)
         earlier: Earlier | None = None
         try:
-            await self._meter.admit(claims.grant_id, claims.token_id)
+            await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
         except QuotaExhausted:
             # The last page of a used-up grant can still be fetched again.
             earlier = await find_earlier(self._kernel, claims.grant_id, request.delivery_id)
@@ -155,6 +157,7 @@ class RowsService:
             whole,
             delivery_id=request.delivery_id,
             seller_safe=context.policy.meter_side == "seller_safe",
+            sub_lease_units=context.policy.sub_lease_units,
         )
         if isinstance(outcome, Earlier):
             return self._replay(outcome, page, headers)
@@ -186,7 +189,7 @@ class RowsService:
         """
         kernel = self._kernel
         claims = self._tokens.verify(token, now_s=kernel.clock.timestamp_s())
-        window = await kernel.limits.hit(
+        window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,
             limit=kernel.settings.delivery_rate_per_minute,
@@ -205,6 +208,15 @@ class RowsService:
         known = self._contexts.get(grant_id)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
+        # One of many readers asks when the time is over; the others take its answer.
+        lock = self._loading.setdefault(grant_id, asyncio.Lock())
+        async with lock:
+            known = self._contexts.get(grant_id)
+            if known is not None and time.monotonic() < known[0]:
+                return known[1]
+            return await self._load_context(grant_id)
+
+    async def _load_context(self, grant_id: UUID) -> Context:
         async with self._kernel.unit_of_work() as uow:
             grant = await uow.session.get(Grant, grant_id)
             agreement = (

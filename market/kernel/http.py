@@ -60,7 +60,12 @@ def kernel_of(request: Request) -> Kernel:
     return kernel
 
 
-KernelDep = Annotated[Kernel, Depends(kernel_of)]
+async def _kernel(request: Request) -> Kernel:
+    # async: a plain function would take a turn of the thread pool at every request.
+    return kernel_of(request)
+
+
+KernelDep = Annotated[Kernel, Depends(_kernel)]
 
 
 def request_id_of(request: Request) -> str:

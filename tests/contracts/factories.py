@@ -103,11 +103,14 @@ async def make_trade(
     term_days: int = 365,
     acceptance_window_days: int = 7,
     meter_side: str = "buyer_safe",
+    sub_lease_units: int = 0,
 ) -> Trade:
     """A fresh seller, listing, plan and buyer, and their agreement."""
     seller = await make_party(kernel, Role.SELLER)
     buyer = await make_party(kernel, Role.BUYER)
     policy = {**listing_body("")["policy"], "meter_side": meter_side}
+    if sub_lease_units:
+        policy["sub_lease_units"] = sub_lease_units
     listing = await make_listing(kernel, seller, rows=rows, policy=policy)
     plan = await make_plan(
         kernel,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
@@ -24,14 +25,20 @@ class Book:
     lost: dict[str, tuple[int, float]] = field(default_factory=dict)
     refused: dict[int, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    causes: Counter[str] = field(default_factory=Counter)
 
 
 class Reader:
-    """One client: page after page, each under an id of its own, never repeated once lost."""
+    """One client: page after page, each under an id of its own, never repeated once lost.
 
-    def __init__(self, url: str, token: str, name: str, book: Book, seed: int) -> None:
+    Without ``names`` the server chooses the ids, and those of lost requests stay unknown.
+    """
+
+    def __init__(
+        self, url: str, token: str, name: str, book: Book, seed: int, *, names: bool
+    ) -> None:
         self._url, self._token, self._name, self._book = url, token, name, book
-        self._seed = seed
+        self._seed, self._names = seed, names
 
     async def run(self, ended: asyncio.Event) -> None:
         """Until told to end."""
@@ -47,12 +54,13 @@ class Reader:
     async def _read(self, client: httpx.AsyncClient, key: str, rows: int) -> bool:
         """Whether the id is used up: answered with data, or lost on the way."""
         try:
-            answer = await fetch(client, self._url, self._token, key, rows)
+            answer = await fetch(client, self._url, self._token, key if self._names else None, rows)
         except httpx.ConnectError:
             await asyncio.sleep(PAUSE_S)
             return False
-        except httpx.TransportError:
+        except httpx.TransportError as error:
             self._book.lost[key] = (rows, time.time())
+            self._book.causes[type(error).__name__] += 1
             await asyncio.sleep(PAUSE_S)
             return True
         if answer.status_code in LATER:
@@ -63,16 +71,17 @@ class Reader:
         if answer.status_code != 200 or len(answer.json()["items"]) != rows:
             self._book.wrong.append(f"{key}: {answer.status_code} {answer.text[:300]}")
             return True
-        self._book.received[key] = (rows, time.time())
+        self._book.received[answer.headers["Delivery-Id"]] = (rows, time.time())
         return True
 
 
 async def fetch(
-    client: httpx.AsyncClient, url: str, token: str, key: str, rows: int
+    client: httpx.AsyncClient, url: str, token: str, key: str | None, rows: int
 ) -> httpx.Response:
     """The first ``rows`` rows under the Delivery-Id ``key``. Raises httpx.TransportError."""
+    named = {} if key is None else {"Delivery-Id": key}
     return await client.get(
         f"{url}/v1/delivery/rows",
         params={"limit": str(rows)},
-        headers={"Authorization": f"Bearer {token}", "Delivery-Id": key},
+        headers={"Authorization": f"Bearer {token}", **named},
     )

@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psycopg
+import pytest
+from procrastinate.exceptions import ConnectorException
+from procrastinate.manager import JobManager
 
 from market.kernel.context import Kernel, open_kernel
 from market.kernel.settings import Settings
@@ -108,13 +111,53 @@ async def test_jobs_of_a_killed_worker_are_taken_up_again(
     assert _doing(settings, "t_hang") == 0
 
 
-def _doing(settings: Settings, name: str) -> int:
+async def test_a_run_whose_end_was_not_noted_frees_its_lock(
+    kernel: Kernel, settings: Settings
+) -> None:
+    """As when the database dies while a living worker notes the end of a job."""
+    job, runs = counting([])
+    async with in_process(kernel, [ScheduledJob("t_ended", job, every(1))]):
+        await until(lambda: len(runs) >= 1)
+        assert settings.owner_database_url is not None
+        with psycopg.connect(settings.owner_database_url) as connection:
+            connection.execute(
+                "INSERT INTO jobs.procrastinate_jobs "
+                "(queue_name, task_name, lock, status, worker_id) "
+                "SELECT 'default', 't_ended', 'left', 'doing', max(id) "
+                "FROM jobs.procrastinate_workers"
+            )
+        await until(lambda: _doing(settings, "t_ended", lock="left") == 0)
+        before = len(runs)
+        await until(lambda: len(runs) > before)
+
+
+async def test_another_worker_follows_one_that_lost_its_database(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, runs = counting([])
+    beat = JobManager.update_heartbeat
+    failures: list[int] = []
+
+    async def failing_once(self: JobManager, worker_id: int) -> None:
+        if not failures:
+            failures.append(worker_id)
+            raise ConnectorException("the database is away")
+        await beat(self, worker_id)
+
+    monkeypatch.setattr(JobManager, "update_heartbeat", failing_once)
+    async with in_process(kernel, [ScheduledJob("t_follows", job, every(1))]):
+        await until(lambda: len(failures) == 1)
+        before = len(runs)
+        await until(lambda: len(runs) >= before + 3)
+
+
+def _doing(settings: Settings, name: str, lock: str | None = None) -> int:
     assert settings.owner_database_url is not None
     with psycopg.connect(settings.owner_database_url) as connection:
         row = connection.execute(
             "SELECT count(*) FROM jobs.procrastinate_jobs"
-            " WHERE status = 'doing' AND task_name = %s",
-            (name,),
+            " WHERE status = 'doing' AND task_name = %s AND lock = %s",
+            (name, lock or name),
         ).fetchone()
     assert row is not None
     return int(row[0])

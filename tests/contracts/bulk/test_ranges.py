@@ -1,5 +1,7 @@
 """Ranges of bytes and the parts that they touch."""
 
+import itertools
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -54,7 +56,7 @@ def test_parts_tile_the_range_and_add_up_to_the_rows(size: int, rows: int, cut: 
     rest = list(portions(file, start, size))
     assert rest[0].start == start
     assert rest[-1].stop == size
-    for before, after in zip(rest, rest[1:], strict=False):
+    for before, after in itertools.pairwise(rest):
         assert before.stop == after.start
     # A part costs the same, whichever of its bytes are asked for.
     assert [part.rows for part in rest] == [part.rows for part in parts[rest[0].part :]]

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from contracts.delivery.response import CHUNK_BYTES, MeteredResponse
+from market.kernel.transport import UNSENT, Unsent
 
 SCOPE: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
 Message = dict[str, Any]
@@ -48,8 +49,11 @@ class Client:
             self._left.set()
 
 
-async def deliver(client: Client, body: bytes, *, deadline_s: float = 5) -> int:
+async def deliver(
+    client: Client, body: bytes, *, deadline_s: float = 5, unsent: Unsent | None = None
+) -> int:
     """Serve ``body``; the bytes that count as delivered."""
+    scope = SCOPE if unsent is None else {**SCOPE, "extensions": {UNSENT: unsent}}
     counted: list[int] = []
 
     async def finish(sent: int) -> None:
@@ -59,7 +63,7 @@ async def deliver(client: Client, body: bytes, *, deadline_s: float = 5) -> int:
         body, media_type="text/csv", headers={}, deadline_s=deadline_s, finish=finish
     )
     try:
-        await response(SCOPE, client.receive, client.send)
+        await response(scope, client.receive, client.send)
     finally:
         assert len(counted) == 1
     return counted[0]
@@ -133,3 +137,19 @@ async def test_a_cancelled_request_is_still_counted() -> None:
     serving.cancel()
     async with asyncio.timeout(2):
         await counted.wait()
+
+
+async def test_what_waits_in_this_process_is_waited_for() -> None:
+    waiting = [9, 9, 4, 0]
+    client = Client()
+    counted = await deliver(client, b"0123456789", unsent=lambda: waiting.pop(0))
+    assert (counted, waiting, client.complete) == (10, [], True)
+
+
+async def test_what_the_socket_never_took_is_not_charged() -> None:
+    states: list[int | None] = [6, 6, 4, None]
+    assert await deliver(Client(), b"0123456789", unsent=lambda: states.pop(0)) == 6
+
+
+async def test_a_client_that_takes_no_more_is_cut_off_and_pays_for_what_it_took() -> None:
+    assert await deliver(Client(), b"0123456789", deadline_s=0.3, unsent=lambda: 7) == 3

@@ -23,6 +23,24 @@ async def test_shared_window(kernel: Kernel) -> None:
     assert raised.value.headers["RateLimit-Policy"] == '"t";q=3;w=60'
 
 
+async def test_uses_counted_ahead_are_the_limit_and_no_more(kernel: Kernel) -> None:
+    key = new_id().hex
+    windows = [await kernel.limits.hit_ahead("t", key, limit=250) for _ in range(251)]
+    assert [window.allowed for window in windows] == [True] * 250 + [False]
+    assert [window.remaining for window in windows[:3]] == [249, 248, 247]
+    with pytest.raises(RateLimited):
+        windows[-1].require()
+
+
+async def test_a_small_limit_is_counted_one_by_one(kernel: Kernel) -> None:
+    key = new_id().hex
+    other = RateLimiter(kernel.settings.redis_url or "")
+    for limits in (kernel.limits, other):
+        assert (await limits.hit_ahead("t", key, limit=2)).allowed
+    assert not (await kernel.limits.hit_ahead("t", key, limit=2)).allowed
+    await other.close()
+
+
 @pytest.fixture
 async def lost() -> AsyncIterator[RateLimiter]:
     # Port 1 on loopback: nothing listens, connections are refused at once.
