@@ -28,6 +28,7 @@ MODELS = (
     "contracts.resale_models",
     "contracts.dispute_models",
     "contracts.usage_alert_models",
+    "contracts.usage_hold_models",
     "market.matching.models",
     "market.matching.bundle_models",
     "market.matching.control_models",

@@ -1,6 +1,7 @@
 """Refusals of agreements, grants, tokens, the meter and delivery. The tree:
 
-NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, AdjustmentNotFound
+NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, AdjustmentNotFound,
+           UsageHoldNotFound
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
            DeliveryIdExpired, AdjustmentOpen, AdjustmentExceedsEscrow, AdjustmentRefused,
            ResaleGrantInactive, ResaleUnitsShort
@@ -68,7 +69,11 @@ class TokenForOtherGrant(Forbidden):
 
 
 class GrantSuspended(Forbidden):
-    code, title = "grant_suspended", "Access is suspended while a dispute is open"
+    code, title = "grant_suspended", "Access is suspended"
+    default_hint = (
+        "A dispute is open, or access is held because of unusual use: "
+        "GET /v1/agreements/{id}/usage-holds."
+    )
 
 
 class QuotaExhausted(PaymentRequired):
@@ -203,3 +208,7 @@ class ResalePlanMismatch(Invalid):
 class UsageTooMuch(Invalid):
     code, title = "usage_too_much", "The period has too many usage records"
     default_hint = "Export a shorter period, or one grant at a time."
+
+
+class UsageHoldNotFound(NotFound):
+    code, title = "usage_hold_not_found", "Access under the agreement is not held"

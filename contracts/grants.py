@@ -35,18 +35,21 @@ _CHANGE = text(
     "ELSE :target END, "
     "ended_at = CASE WHEN :ends THEN coalesce(ended_at, CAST(:now AS timestamptz)) "
     "ELSE ended_at END "
-    "WHERE agreement_id = :agreement_id AND status = ANY(:sources) RETURNING id"
+    "WHERE agreement_id = :agreement_id AND status = ANY(:sources) "
+    # Two may have suspended it; the last of them to end gives access back.
+    "AND (:target <> 'active' OR NOT EXISTS (SELECT FROM contracts.usage_hold h "
+    "WHERE h.agreement_id = :agreement_id AND h.released_at IS NULL)) RETURNING id"
 )
 
 
 async def suspend(uow: UnitOfWork, kernel: Kernel, agreement_id: UUID) -> bool:
-    """Stop deliveries while a dispute is open. False when there was nothing to suspend."""
+    """Stop deliveries while a dispute or a hold is open. False: there was nothing to suspend."""
     sources = [GrantStatus.ACTIVE, GrantStatus.EXHAUSTED]
     return await _change(uow, kernel, agreement_id, GrantStatus.SUSPENDED, sources)
 
 
 async def reinstate(uow: UnitOfWork, kernel: Kernel, agreement_id: UUID) -> bool:
-    """Resume a suspended grant. False when it is not suspended (it may have expired)."""
+    """Resume a suspended grant. False when it is not suspended (it may have expired) or held."""
     return await _change(uow, kernel, agreement_id, GrantStatus.ACTIVE, [GrantStatus.SUSPENDED])
 
 

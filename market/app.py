@@ -14,6 +14,7 @@ from contracts import (
     dispute_endpoints,
     endpoints as contract_endpoints,
     usage_endpoints,
+    usage_hold_endpoints,
 )
 from contracts.bulk import endpoints as bulk_endpoints
 from contracts.metering import close_meter
@@ -82,6 +83,7 @@ ROUTERS = (
     contract_billing_endpoints.router,
     usage_endpoints.router,
     bulk_endpoints.router,
+    usage_hold_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
     ledger_endpoints.router,

@@ -6,7 +6,7 @@ from market.auctions import jobs as auction_jobs
 from market.demand import jobs as demand_jobs
 from market.operations import retention
 from market.surveillance import jobs as surveillance_jobs
-from market.usage import top_up_job
+from market.usage import top_up_job, watch_job
 from market.worker import ScheduledJob, every
 from settlement import (
     checkpoints,
@@ -40,6 +40,7 @@ SCHEDULE = [
     ScheduledJob("expire_quotes", demand_jobs.expire_quotes, every(5)),
     ScheduledJob("order_top_ups", top_up_job.run_top_ups, every(5)),
     ScheduledJob("examine_trades", surveillance_jobs.examine_trades, every(10)),
+    ScheduledJob("examine_usage", watch_job.examine_usage, every(30)),
     ScheduledJob("run_chargebacks", settlement_jobs.run_chargebacks, every(10)),
     ScheduledJob("net_debts", receivables.net_debts, every(10)),
     ScheduledJob("run_payout_runs", payout_runs.run_payout_runs, every(10)),

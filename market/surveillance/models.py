@@ -38,7 +38,8 @@ class SurveillanceAlert(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint(
             "rule IN ('affiliated_trade', 'circular_trading', 'cancelled_pressure', "
-            "'price_jump', 'price_off_valuation', 'concentration')",
+            "'price_jump', 'price_off_valuation', 'concentration', 'usage_spike', "
+            "'usage_scraping', 'usage_address')",
             name="alert_rule_known",
         ),
         CheckConstraint("status IN ('open', 'dismissed', 'confirmed')", name="alert_status_known"),

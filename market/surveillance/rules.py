@@ -25,6 +25,10 @@ class Rule(StrEnum):
     PRICE_JUMP = "price_jump"
     PRICE_OFF_VALUATION = "price_off_valuation"
     CONCENTRATION = "concentration"
+    # Found by market.usage, which sees deliveries.
+    USAGE_SPIKE = "usage_spike"
+    USAGE_SCRAPING = "usage_scraping"
+    USAGE_ADDRESS = "usage_address"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Soft limits: each threshold alerts once, whoever counts and however often."""
 
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -10,13 +11,21 @@ from contracts import jobs
 from contracts.metering import meter_of
 from market.kernel.context import Kernel
 from market.kernel.security import Role
-from tests.contracts.factories import Trade, bearer, make_trade, mint
+from tests.contracts.factories import Trade, bearer, grant_of, make_agreement, mint
 from tests.market.matching.factories import scalar, together
 from tests.market.parties.factories import make_party
 
 EVENTS = (
     "SELECT count(*) FROM kernel.outbox WHERE type = 'usage.threshold_reached' AND object_id = $1"
 )
+
+
+async def another(kernel: Kernel, base: Trade) -> Trade:
+    """The same deal with a new buyer: 100 rows."""
+    buyer = await make_party(kernel, Role.BUYER)
+    agreement = await make_agreement(kernel, buyer, base.seller, base.plan)
+    grant = await grant_of(kernel, agreement.id)
+    return replace(base, buyer=buyer, agreement=agreement, grant_id=grant.id)
 
 
 async def use(client: httpx.AsyncClient, kernel: Kernel, token: str, rows: int) -> None:
@@ -33,8 +42,10 @@ async def percents(client: httpx.AsyncClient, trade: Trade, **query: Any) -> lis
     return [item["percent"] for item in answer.json()["items"]]
 
 
-async def test_each_threshold_alerts_once(client: httpx.AsyncClient, kernel: Kernel) -> None:
-    trade = await make_trade(kernel, lots=1, lot_units=100)
+async def test_each_threshold_alerts_once(
+    client: httpx.AsyncClient, kernel: Kernel, base: Trade
+) -> None:
+    trade = await another(kernel, base)
     token = await mint(kernel, trade)
     for rows in (49, 1, 29, 20, 1):
         await use(client, kernel, token, rows)
@@ -51,9 +62,9 @@ async def test_each_threshold_alerts_once(client: httpx.AsyncClient, kernel: Ker
 
 
 async def test_a_threshold_below_use_alerts_when_it_is_set(
-    client: httpx.AsyncClient, kernel: Kernel
+    client: httpx.AsyncClient, kernel: Kernel, base: Trade
 ) -> None:
-    trade = await make_trade(kernel, lots=1, lot_units=100)
+    trade = await another(kernel, base)
     path = f"/v1/grants/{trade.grant}/usage-thresholds"
     shown = (await client.get(path, headers=trade.seller.headers())).json()
     assert (shown["percents"], shown["updated_at"]) == ([50, 80, 100], None)
@@ -72,8 +83,10 @@ async def test_a_threshold_below_use_alerts_when_it_is_set(
     assert await percents(client, trade, limit=1) == [33]
 
 
-async def test_only_the_buyer_sets_thresholds(client: httpx.AsyncClient, kernel: Kernel) -> None:
-    trade = await make_trade(kernel, lots=1, lot_units=100)
+async def test_only_the_buyer_sets_thresholds(
+    client: httpx.AsyncClient, kernel: Kernel, base: Trade
+) -> None:
+    trade = await another(kernel, base)
     stranger = await make_party(kernel, Role.BUYER)
     path = f"/v1/grants/{trade.grant}/usage-thresholds"
     for member in (trade.seller, stranger):
@@ -86,8 +99,10 @@ async def test_only_the_buyer_sets_thresholds(client: httpx.AsyncClient, kernel:
     assert (await client.get(path, headers=trade.buyer.headers())).json()["updated_at"] is None
 
 
-async def test_alerts_are_for_the_buyer(client: httpx.AsyncClient, kernel: Kernel) -> None:
-    trade = await make_trade(kernel, lots=1, lot_units=100)
+async def test_alerts_are_for_the_buyer(
+    client: httpx.AsyncClient, kernel: Kernel, base: Trade
+) -> None:
+    trade = await another(kernel, base)
     await use(client, kernel, await mint(kernel, trade), 50)
     await jobs.accrue(kernel)
     query = {"grant_id": trade.grant}
@@ -99,8 +114,8 @@ async def test_alerts_are_for_the_buyer(client: httpx.AsyncClient, kernel: Kerne
     assert counts == {"buyer": 1, "seller": 0, "op": 1}
 
 
-async def test_alerts_do_not_change(client: httpx.AsyncClient, kernel: Kernel) -> None:
-    trade = await make_trade(kernel, lots=1, lot_units=100)
+async def test_alerts_do_not_change(client: httpx.AsyncClient, kernel: Kernel, base: Trade) -> None:
+    trade = await another(kernel, base)
     await use(client, kernel, await mint(kernel, trade), 50)
     await jobs.accrue(kernel)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):

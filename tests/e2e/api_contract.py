@@ -69,6 +69,7 @@ _ROLES = {
         "GET /v1/surveillance/alerts/{alert_id}",
         "GET /v1/webhook-events",
         "POST /v1/agreements/{agreement_id}/terminate",
+        "POST /v1/agreements/{agreement_id}/usage-holds/release",
         "POST /v1/auctions/{auction_id}/cancel",
         "POST /v1/exchange/rates",
         "POST /v1/ledger/corrections",

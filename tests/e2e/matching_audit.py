@@ -41,6 +41,14 @@ _FAULTS = {
         LEFT JOIN matching."order" s ON s.id = t.sell_order_id AND s.side = 'sell'
         WHERE b.id IS NULL OR s.id IS NULL OR (t.buyer_id, t.seller_id) <> (b.party_id, s.party_id)
     """,
+    "a bundle without all of its legs, or a leg without its bundle": """
+        SELECT coalesce(b.id, o.bundle_id)
+        FROM matching.bundle b
+        FULL JOIN (SELECT * FROM matching."order" WHERE bundle_id IS NOT NULL) o
+            ON o.bundle_id = b.id
+        GROUP BY b.id, o.bundle_id, b.cost_minor
+        HAVING b.id IS NULL OR count(o.id) < 2 OR sum(o.filled_amount_minor) <> b.cost_minor
+    """,
     "a trade without its agreement, or an agreement without its trade": """
         SELECT coalesce(t.id, a.id) FROM matching.trade t
         FULL JOIN contracts.agreement a ON a.id = t.agreement_id
@@ -67,8 +75,14 @@ class Told:
 
     @property
     def placed(self) -> list[dict[str, Any]]:
-        """Acknowledged orders."""
-        return [line for line in self.lines if line["act"] == "place"]
+        """Acknowledged orders, those of filled bundles too."""
+        legs = [
+            {**leg, "unsure": line["unsure"], "replayed": line["replayed"]}
+            for line in self.lines
+            if line["act"] == "bundle"
+            for leg in line["legs"]
+        ]
+        return [line for line in self.lines if line["act"] == "place"] + legs
 
 
 async def audit(url: str, told: Iterable[Told], *, finished: bool) -> dict[str, int]:
@@ -131,6 +145,7 @@ def _check_client(
         _check_later(rows[order_id], line)
         # One that is in hand may be newer.
         assert not finished or rows[order_id]["price_minor"] == line["price"]
+    totals["bundles"] += sum(line["act"] == "bundle" for line in client.lines)
     totals["amendments"] += sum(line["act"] == "amend" for line in client.lines)
 
 

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ PRICE_LOW, PRICE_HIGH = 980, 1_020
 LOTS_MAX = 5
 # Of these many orders that may still be open a client cancels one now and then.
 REMEMBERED = 20
-CANCEL_CHANCE, AMEND_CHANCE, IOC_CHANCE = 0.2, 0.15, 0.2
+CANCEL_CHANCE, AMEND_CHANCE, IOC_CHANCE, BUNDLE_CHANCE = 0.2, 0.15, 0.2, 0.25
 
 
 class Trader(threading.Thread):
-    """Places, amends and cancels in turn; repeats under the same key until it is answered."""
+    """Places, amends and cancels in turn; repeats under the same key until it is answered.
+
+    With two ``plans`` it trades in both, and one that buys also in bundles of both.
+    """
 
     def __init__(
         self,
@@ -30,12 +34,12 @@ class Trader(threading.Thread):
         name: str,
         *,
         side: str,
-        plan: str,
+        plans: Sequence[str],
         credential: dict[str, str],
         seed: int,
     ) -> None:
         super().__init__(name=name)
-        self._url, self._side, self._plan = url, side, plan
+        self._url, self._side, self._plans = url, side, plans
         self._credential = credential
         self._chance = random.Random(f"{seed}/{name}")
         self._http = httpx.Client(base_url=url, timeout=20)
@@ -58,7 +62,9 @@ class Trader(threading.Thread):
                         self._amend(number, self._chance.choice(self._open))
                         number += 1
                     else:
-                        self._place(number)
+                        bundles = self._side == "buy" and len(self._plans) > 1
+                        together = bundles and self._chance.random() < BUNDLE_CHANCE
+                        (self._bundle if together else self._place)(number)
                         number += 1
                     self.answers += 1
         except BaseException as error:  # noqa: BLE001 - reported by the test
@@ -75,19 +81,24 @@ class Trader(threading.Thread):
         self.join()
 
     def repeat(self, line: dict[str, Any]) -> httpx.Response:
-        """Ask for the answer of a recorded order again, by its key."""
-        answer, _ = self._ask("POST", "/v1/orders", self._person.key(line["step"]), line["body"])
+        """Ask for the answer of a recorded order or bundle again, by its key."""
+        path = "/v1/bundles" if line["act"] == "bundle" else "/v1/orders"
+        answer, _ = self._ask("POST", path, self._person.key(line["step"]), line["body"])
         return answer
 
     def _place(self, number: int) -> None:
         body: dict[str, Any] = {
-            "plan_id": self._plan,
+            "plan_id": self._chance.choice(self._plans),
             "side": self._side,
             "type": "limit",
             "lots": self._chance.randint(1, LOTS_MAX),
             "price_minor": self._chance.randint(PRICE_LOW, PRICE_HIGH),
         }
-        if self._chance.random() < IOC_CHANCE:
+        # Whoever sells begins with posted prices, and leaves them there: bundles find something.
+        posted = self._side == "sell" and number < len(self._plans)
+        if posted:
+            body.update(plan_id=self._plans[number], lots=None, price_minor=PRICE_HIGH)
+        elif self._chance.random() < IOC_CHANCE:
             body["time_in_force"] = "ioc"
         step = f"order {number}"
         answer, unsure = self._ask("POST", "/v1/orders", self._person.key(step), body)
@@ -98,16 +109,41 @@ class Trader(threading.Thread):
                 "act": "place",
                 "step": step,
                 "body": body,
-                "id": order["id"],
-                "status": order["status"],
-                "filled": order["filled_lots"],
-                "trades": [trade["trade_id"] for trade in order["trades"]],
+                **_told(order),
                 "unsure": unsure,
                 "replayed": "Idempotency-Replayed" in answer.headers,
             }
         )
-        if order["status"] in ("open", "partially_filled"):
+        if order["status"] in ("open", "partially_filled") and not posted:
             self._open = [*self._open[-REMEMBERED:], order["id"]]
+
+    def _bundle(self, number: int) -> None:
+        legs = [
+            {
+                "plan_id": plan,
+                "side": self._side,
+                "lots": self._chance.randint(1, 2),
+                "price_minor": PRICE_HIGH,
+            }
+            for plan in self._plans
+        ]
+        step, body = f"bundle {number}", {"legs": legs}
+        answer, unsure = self._ask("POST", "/v1/bundles", self._person.key(step), body)
+        view = answer.json()
+        if answer.status_code == 409 and view["code"] == "bundle_unfillable":
+            return
+        assert answer.status_code == 201, answer.text
+        self.record.add(
+            {
+                "act": "bundle",
+                "step": step,
+                "body": body,
+                "id": view["id"],
+                "legs": [_told(order) for order in view["legs"]],
+                "unsure": unsure,
+                "replayed": "Idempotency-Replayed" in answer.headers,
+            }
+        )
 
     def _amend(self, number: int, order_id: str) -> None:
         step, price = f"amendment {number}", self._chance.randint(PRICE_LOW, PRICE_HIGH)
@@ -171,3 +207,13 @@ class Trader(threading.Thread):
 
     def _log_in(self) -> Participant:
         return Participant(self._url, "kills", self.name, self._credential)
+
+
+def _told(order: dict[str, Any]) -> dict[str, Any]:
+    """What a client was told of an order, as it is recorded."""
+    return {
+        "id": order["id"],
+        "status": order["status"],
+        "filled": order["filled_lots"],
+        "trades": [trade["trade_id"] for trade in order["trades"]],
+    }
