@@ -139,10 +139,12 @@ def _after(page: PageQuery, key: _Key) -> object:
         return None
     try:
         value = key.read(parts[0])
-    except ValueError as error:
+        if isinstance(value, datetime):
+            if value.tzinfo is None:
+                raise BadCursor(param="after")
+            value = value.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise BadCursor(param="after") from error
-    if isinstance(value, datetime) and value.tzinfo is None:
-        raise BadCursor(param="after")
     return value
 
 

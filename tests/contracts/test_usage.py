@@ -14,6 +14,7 @@ from contracts import jobs, usage_export
 from contracts.metering import meter_of
 from market.kernel.context import Kernel
 from market.kernel.ids import show
+from market.kernel.schemas import encode_cursor
 from market.kernel.security import Role
 from tests.contracts.factories import Trade, bearer, make_trade, mint
 from tests.contracts.test_invoicing import run_invoicing, to_next_month
@@ -100,9 +101,10 @@ async def test_a_cursor_of_another_grouping_is_refused(
     query: dict[str, Any] = {"group_by": "fields", "limit": 1}
     headers = used.buyer.headers()
     cursor = (await client.get("/v1/usage", params=query, headers=headers)).json()["next_after"]
-    for by in ("hour", "token"):
+    no_database_holds = encode_cursor("0001-01-01T00:00:00+14:00")
+    for by, after in (("hour", cursor), ("token", cursor), ("day", no_database_holds)):
         answer = await client.get(
-            "/v1/usage", params={"group_by": by, "after": cursor}, headers=headers
+            "/v1/usage", params={"group_by": by, "after": after}, headers=headers
         )
         assert (answer.status_code, answer.json()["code"]) == (422, "cursor_invalid")
 
