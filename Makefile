@@ -9,6 +9,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 PYDVL := .venv/peers/pydvl/.installed
+SHARING_CLIENT := .venv/sharing-client/.installed
 BOOKS := limit-order-book litebook liquibook orderly-chaos akhil4n-orderbook cython-orderbook \
 	lightmatchingengine pyorderbook obook manticore-orderbook fastlob order-matching nanobook
 NODE_BOOKS := hft-limit-order-book nodejs-order-book
@@ -34,7 +35,7 @@ up: $(RUNTIME) ## Serve on persistent data in .market/ (PORT=8000)
 	@$(BIN)/market up $(if $(PORT),--port $(PORT))
 
 .PHONY: test
-test: $(DEVELOPMENT) $(GENERATOR) ## Run all tests (ARGS="-k name")
+test: $(DEVELOPMENT) $(GENERATOR) $(SHARING_CLIENT) ## Run all tests (ARGS="-k name")
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # Its dependencies conflict with ours, so it lives in an environment of its own.
@@ -52,8 +53,11 @@ generated-client: $(GENERATOR) ## Make a Python client from openapi/ with a stoc
 
 # Apart from `test`: tracing branches doubles the processor time on Python 3.11.
 .PHONY: coverage
-coverage: $(DEVELOPMENT) $(GENERATOR) ## Run all tests and report branch coverage (at least 90 %)
+coverage: $(DEVELOPMENT) $(GENERATOR) $(SHARING_CLIENT) ## Run all tests and report branch coverage (at least 90 %)
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+.PHONY: sharing-client
+sharing-client: $(SHARING_CLIENT) ## Install the official Delta Sharing client for its tests
 
 .PHONY: test-stripe
 test-stripe: $(DEVELOPMENT) $(STRIPE_MOCK) ## Send every request of the Stripe rail's tests to stripe-mock, too
@@ -106,6 +110,10 @@ check-openapi: $(DEVELOPMENT)
 .PHONY: bench
 bench: $(DEVELOPMENT) $(PYDVL) $(MATCHING_PEERS) ## Run all benchmarks (figures as a table and as JSON)
 	@$(BIN)/python -m tests.benchmarks
+
+.PHONY: bench-delivery
+bench-delivery: $(DEVELOPMENT) $(SHARING_CLIENT) ## Benchmark Delta Sharing and the rows API's formats
+	@$(BIN)/python -m tests.benchmarks.bench_delivery
 
 .PHONY: bench-ledger
 bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shrinks the large one)
@@ -166,6 +174,13 @@ $(DEVELOPMENT): $(RUNTIME)
 	@cp tests/benchmarks/peers/$*/package.json $< .venv/peers/$*/
 	@cd .venv/peers/$* && npm ci --silent --no-audit --no-fund --ignore-scripts && touch .npm-installed \
 		|| echo "$* could not be installed (it needs Node and npm)."
+
+# The official Delta Sharing client pins an older pyarrow than ours: an environment of its own.
+$(SHARING_CLIENT): tests/contracts/sharing/client.lock | $(DEVELOPMENT)
+	@$(BIN)/python -m venv .venv/sharing-client
+	@.venv/sharing-client/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--no-deps --require-hashes --requirement $<
+	@touch $@
 
 # Stripe's own judge of requests, built by Go >= 1.24; modules stay inside .venv, and removable.
 $(STRIPE_MOCK): | $(RUNTIME)

@@ -18,6 +18,7 @@ from contracts import (
 )
 from contracts.bulk import endpoints as bulk_endpoints
 from contracts.metering import close_meter
+from contracts.sharing import endpoints as sharing_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
 from market.console import endpoints as console_endpoints
@@ -83,6 +84,7 @@ ROUTERS = (
     contract_billing_endpoints.router,
     usage_endpoints.router,
     bulk_endpoints.router,
+    sharing_endpoints.router,
     usage_hold_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,

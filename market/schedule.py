@@ -1,6 +1,7 @@
 """All background work of the exchange and how often each part runs."""
 
 from contracts import dispute_jobs, invoicing, jobs as contract_jobs
+from contracts.sharing import jobs as sharing_jobs
 from listings import jobs as listing_jobs
 from market.auctions import jobs as auction_jobs
 from market.demand import jobs as demand_jobs
@@ -48,6 +49,7 @@ SCHEDULE = [
     ScheduledJob("suspend_listings", listing_jobs.suspend_listings_of_suspended_sellers, every(10)),
     ScheduledJob("issue_invoices", invoicing.issue_invoices, every(30)),
     ScheduledJob("sweep_blobs", listing_jobs.sweep_blobs, every(30)),
+    ScheduledJob("sweep_shared_files", sharing_jobs.sweep_shared_files, every(30)),
     ScheduledJob("sweep_scratch", listing_jobs.sweep_scratch, every(30)),
     ScheduledJob("run_reconciliation", reconciliation.run_reconciliation, every(30)),
     ScheduledJob("prune", retention.prune, every(30)),

@@ -24,7 +24,7 @@ from contracts.bulk.ranges import File, Portion, parse_range, portions
 from contracts.bulk.response import MEDIA_TYPE, BulkResponse
 from contracts.bulk.schemas import BulkManifest
 from contracts.delivery.once import REPLAY_FREE, checked_key, reserve_once
-from contracts.delivery.rows import SEND_MARGIN_S, Context, rows_service
+from contracts.delivery.rows import SEND_MARGIN_S, Context, RowsRequest, rows_service
 from contracts.errors import DeliveryIdExpired, DeliveryIdReused, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
@@ -69,7 +69,7 @@ class _Order:
 
 async def manifest(kernel: Kernel, token: str) -> BulkManifest:
     """What the download is and costs; free. Raises as :func:`download` does before its meter."""
-    _, context, _ = await rows_service(kernel).authorize(token)
+    _, context, _ = await rows_service(kernel).authorize(RowsRequest(token=token))
     file, _ = await _file(kernel, context)
     return BulkManifest(
         version_id=context.version_id,
@@ -91,7 +91,9 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     when not all of the range can be paid for. A refusal charges nothing.
     """
     key = checked_key(request.delivery_id)
-    claims, context, headers = await rows_service(kernel).authorize(request.token)
+    claims, context, headers = await rows_service(kernel).authorize(
+        RowsRequest(token=request.token)
+    )
     file, path = await _file(kernel, context)
     asked = parse_range(request.range, file.size)
     if request.if_range is not None and request.if_range.strip() != file.etag:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 import duckdb
@@ -20,6 +21,7 @@ from contracts.errors import PageTooLarge, QueryTimeout
 
 WORKERS = 4
 DUCKDB_THREADS = 2
+ROW_GROUP_ROWS = 122_880
 
 T = TypeVar("T")
 
@@ -54,6 +56,15 @@ class Engine:
     async def count(self, query: Query) -> int:
         """The single number that ``query`` gives. Raises as :meth:`table`."""
         return await self._run(query, lambda relation: int(relation.fetchall()[0][0]))
+
+    async def write_parquet(self, query: Query, target: Path) -> None:
+        """Write what ``query`` gives to a new file. Raises as :meth:`table`."""
+        await self._run(
+            query,
+            lambda relation: relation.write_parquet(
+                str(target), compression="zstd", row_group_size=ROW_GROUP_ROWS
+            ),
+        )
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """CPU-bound work beside the queries."""

@@ -55,7 +55,7 @@ class MeteredResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.Event()
-        watcher = asyncio.create_task(_watch(receive, gone))
+        watcher = asyncio.create_task(watch(receive, gone))
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._deadline_s) as self._limit:
@@ -64,7 +64,7 @@ class MeteredResponse(Response):
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
             # delivery from being charged.
             watcher.cancel()
-            await _to_the_end(self._finish(max(0, self._sent - self._waiting)))
+            await to_the_end(self._finish(max(0, self._sent - self._waiting)))
             await asyncio.gather(watcher, return_exceptions=True)
 
     async def _send(self, send: Send, gone: asyncio.Event, unsent: Unsent) -> None:
@@ -77,10 +77,10 @@ class MeteredResponse(Response):
             }
         )
         async for chunk in self._chunks():
-            if await _left(gone):
+            if await has_left(gone):
                 return
             message = {"type": "http.response.body", "body": chunk, "more_body": True}
-            if await _waited(send(message)) and await _left(gone):
+            if await had_to_wait(send(message)) and await has_left(gone):
                 return
             self._sent += len(chunk)
             self._waiting = unsent() or 0
@@ -98,7 +98,7 @@ class MeteredResponse(Response):
         """
         await asyncio.sleep(0)
         self._waiting = unsent() or 0
-        while self._waiting and not await _left(gone):
+        while self._waiting and not await has_left(gone):
             await asyncio.sleep(DRAIN_POLL_S)
             left = unsent()
             if left is None:
@@ -106,20 +106,21 @@ class MeteredResponse(Response):
             self._waiting = left
 
 
-async def _watch(receive: Receive, gone: asyncio.Event) -> None:
+async def watch(receive: Receive, gone: asyncio.Event) -> None:
+    """Set ``gone`` when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     gone.set()
 
 
-async def _left(gone: asyncio.Event) -> bool:
+async def has_left(gone: asyncio.Event) -> bool:
     """Whether the client is gone: the server needs one turn to say so, the watcher another."""
     for _ in range(2):
         await asyncio.sleep(0)
     return gone.is_set()
 
 
-async def _waited(sending: Awaitable[None]) -> bool:
+async def had_to_wait(sending: Awaitable[None]) -> bool:
     """Await ``sending``; True when the loop turned meanwhile (the transport was full)."""
     turned: list[bool] = []
     turn = asyncio.get_running_loop().call_soon(turned.append, True)
@@ -128,7 +129,7 @@ async def _waited(sending: Awaitable[None]) -> bool:
     return bool(turned)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """Await ``work``; it goes on when this request is cancelled."""
     task = asyncio.create_task(work)
     _finishing.add(task)

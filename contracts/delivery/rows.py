@@ -137,7 +137,7 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
-        claims, context, headers = await self.authorize(request.token, request.grant_id)
+        claims, context, headers = await self.authorize(request)
         earlier: Earlier | None = None
         try:
             await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
@@ -171,7 +171,7 @@ class RowsService:
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
-        claims, context, _ = await self.authorize(request.token, request.grant_id)
+        claims, context, _ = await self.authorize(request)
         # What is left to buy may be counted with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await self._meter.admit(claims.grant_id, claims.token_id)
@@ -179,23 +179,21 @@ class RowsService:
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
 
-    async def authorize(
-        self, token: str, grant_id: UUID | None = None
-    ) -> tuple[Claims, Context, dict[str, str]]:
-        """Token, rate and policy of any way out; with the headers of the rate. Free.
+    async def authorize(self, request: RowsRequest) -> tuple[Claims, Context, dict[str, str]]:
+        """Token, rate, policy: what every way out asks first, with its rate headers.
 
-        Raises InvalidToken (401), TokenExpired (410), RateLimited (429), TokenForOtherGrant,
-        PolicyRefused, PartySuspended (403), GrantNotFound (404).
+        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended (403),
+        TokenExpired (410), RateLimited (429), GrantNotFound (404).
         """
         kernel = self._kernel
-        claims = self._tokens.verify(token, now_s=kernel.clock.timestamp_s())
+        claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
         window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,
             limit=kernel.settings.delivery_rate_per_minute,
         )
         window.require()
-        if grant_id is not None and grant_id != claims.grant_id:
+        if request.grant_id is not None and request.grant_id != claims.grant_id:
             raise TokenForOtherGrant(param="grant_id")
         context = await self._context(claims.grant_id)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)

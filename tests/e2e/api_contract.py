@@ -117,6 +117,16 @@ _ROLES = {
         "GET /v1/delivery/bulk/manifest",
         "GET /v1/delivery/rows",
         "GET /v1/delivery/rows/count",
+        "GET /v1/delta-sharing/profile",
+        "GET /v1/delta-sharing/shares",
+        "GET /v1/delta-sharing/shares/{share}",
+        "GET /v1/delta-sharing/shares/{share}/all-tables",
+        "GET /v1/delta-sharing/shares/{share}/schemas",
+        "GET /v1/delta-sharing/shares/{share}/schemas/{schema}/tables",
+        "GET /v1/delta-sharing/shares/{share}/schemas/{schema}/tables/{table_name}/changes",
+        "GET /v1/delta-sharing/shares/{share}/schemas/{schema}/tables/{table_name}/metadata",
+        "GET /v1/delta-sharing/shares/{share}/schemas/{schema}/tables/{table_name}/version",
+        "POST /v1/delta-sharing/shares/{share}/schemas/{schema}/tables/{table_name}/query",
     ),
 }
 

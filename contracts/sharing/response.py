@@ -1,0 +1,172 @@
+"""A response that sends a range of a file, piece by piece, each reserved and settled by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from contracts.delivery.response import (
+    DRAIN_POLL_S,
+    had_to_wait,
+    has_left,
+    to_the_end,
+    watch,
+)
+from contracts.sharing import files
+from contracts.sharing.files import PIECE_BYTES, Piece
+from contracts.sharing.models import ShareQuery
+from contracts.sharing.ranges import Range
+from market.kernel.context import Kernel
+from market.kernel.errors import MarketError
+from market.kernel.logging import get_logger
+from market.kernel.transport import Unsent, unsent_of
+
+CHUNK_BYTES = 1 << 20
+MEDIA_TYPE = "application/vnd.apache.parquet"
+
+_log = get_logger("contracts.sharing")
+
+
+def pieces_of(span: Range) -> list[Range]:
+    """``span`` cut into what is sent under one reservation."""
+    start, end = span
+    return [(at, min(at + PIECE_BYTES, end)) for at in range(start, end, PIECE_BYTES)]
+
+
+class FileResponse(Response):
+    """Sends ``span`` of the file. ``first`` is its first piece, already reserved.
+
+    Stops when the client is gone, its piece's time is over, or the next piece is refused; the
+    client then sees fewer bytes than Content-Length announced, and pays for those only.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        query: ShareQuery,
+        path: Path,
+        span: Range,
+        first: Piece,
+        *,
+        status_code: int,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(None, status_code=status_code, media_type=MEDIA_TYPE)
+        self.headers["content-length"] = str(span[1] - span[0])
+        self.headers.update(headers)
+        self._kernel = kernel
+        self._query = query
+        self._path = path
+        self._span = span
+        self._first = first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.Event()
+        watcher = asyncio.create_task(watch(receive, gone))
+        try:
+            file = await asyncio.to_thread(os.open, self._path, os.O_RDONLY)
+        except OSError:
+            await to_the_end(files.settle(self._kernel, self._query, self._first, 0, ""))
+            watcher.cancel()
+            raise
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            if await self._send(file, send, gone, unsent_of(scope)):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            os.close(file)
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _send(self, file: int, send: Send, gone: asyncio.Event, unsent: Unsent) -> bool:
+        """Whether all of the span was sent."""
+        piece = self._first
+        for number, span in enumerate(pieces_of(self._span)):
+            if number:
+                try:
+                    query = await files.find(self._kernel, self._query.id)
+                    piece = await files.reserve(self._kernel, query, span)
+                except MarketError as refusal:
+                    _log.info("file_cut_off", code=refusal.code, query=self._query.id.hex)
+                    return False
+            sending = _Sending(file, span)
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, piece.deadline - time.monotonic())):
+                        await sending.run(send, gone, unsent)
+            finally:
+                # A cancelled request has sent what it has sent.
+                await to_the_end(self._settle(piece, sending))
+            if sending.delivered < span[1] - span[0]:
+                return False
+        return True
+
+    async def _settle(self, piece: Piece, sending: _Sending) -> None:
+        sha256 = await asyncio.to_thread(sending.sha256) if piece.hold is not None else ""
+        await files.settle(self._kernel, self._query, piece, sending.delivered, sha256)
+
+
+class _Sending:
+    """One piece on its way: what was written, less what still waits in this process."""
+
+    def __init__(self, file: int, span: Range) -> None:
+        self._file = file
+        self._span = span
+        self._written = 0
+        self._waiting = 0
+        self._digest = hashlib.sha256()
+        self._digested = 0
+
+    @property
+    def delivered(self) -> int:
+        """Bytes that the kernel took while the client was there."""
+        return max(0, self._written - self._waiting)
+
+    def sha256(self) -> str:
+        """Of what was delivered; reads it again after an interruption."""
+        if self._digested == self.delivered:
+            return self._digest.hexdigest()
+        digest, (at, _), left = hashlib.sha256(), self._span, self.delivered
+        while left:
+            chunk = os.pread(self._file, min(CHUNK_BYTES, left), at)
+            digest.update(chunk)
+            at, left = at + len(chunk), left - len(chunk)
+        return digest.hexdigest()
+
+    async def run(self, send: Send, gone: asyncio.Event, unsent: Unsent) -> None:
+        """Send the piece and wait until nothing of it waits here, or the client is gone."""
+        at, end = self._span
+        while at < end:
+            chunk = await asyncio.to_thread(os.pread, self._file, min(CHUNK_BYTES, end - at), at)
+            if not chunk or await has_left(gone):
+                return
+            message = {"type": "http.response.body", "body": chunk, "more_body": True}
+            if await had_to_wait(send(message)) and await has_left(gone):
+                return
+            self._written += len(chunk)
+            self._waiting = unsent() or 0
+            await asyncio.to_thread(self._digest.update, chunk)
+            self._digested += len(chunk)
+            at += len(chunk)
+        await asyncio.sleep(0)
+        self._waiting = unsent() or 0
+        while self._waiting and not await has_left(gone):
+            await asyncio.sleep(DRAIN_POLL_S)
+            left = unsent()
+            if left is None:
+                return
+            self._waiting = left
