@@ -111,10 +111,6 @@ check-openapi: $(DEVELOPMENT)
 bench: $(DEVELOPMENT) $(PYDVL) $(MATCHING_PEERS) ## Run all benchmarks (figures as a table and as JSON)
 	@$(BIN)/python -m tests.benchmarks
 
-.PHONY: bench-delivery
-bench-delivery: $(DEVELOPMENT) $(SHARING_CLIENT) ## Benchmark Delta Sharing and the rows API's formats
-	@$(BIN)/python -m tests.benchmarks.bench_delivery
-
 .PHONY: bench-ledger
 bench-ledger: $(DEVELOPMENT) ## Benchmark the ledger (BENCH_LEDGER_POSTINGS shrinks the large one)
 	@$(BIN)/python -m tests.benchmarks.bench_ledger

@@ -27,6 +27,7 @@ MODELS = (
     "contracts.billing_models",
     "contracts.resale_models",
     "contracts.dispute_models",
+    "contracts.proxy.models",
     "contracts.sharing.models",
     "contracts.usage_alert_models",
     "contracts.usage_hold_models",

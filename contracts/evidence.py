@@ -42,6 +42,7 @@ from contracts.dispute_models import (
 )
 from contracts.dispute_schemas import DisputeView, EvidenceCall, EvidenceRequest, EvidenceView
 from contracts.models import Agreement, Grant, Receipt
+from contracts.proxy import violations
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
@@ -300,6 +301,9 @@ async def attach_system(
             },
         ),
     ]
+    broken = await violations.facts(uow, agreement.id)
+    if broken is not None:
+        pieces.append((EvidenceKind.SCHEMA_DIFF, "Broken answers at the opening", broken))
     for kind, title, facts in pieces:
         await add(
             uow,

@@ -18,6 +18,7 @@ from contracts import (
 )
 from contracts.bulk import endpoints as bulk_endpoints
 from contracts.metering import close_meter
+from contracts.proxy import endpoints as proxy_endpoints
 from contracts.sharing import endpoints as sharing_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
@@ -80,6 +81,7 @@ ROUTERS = (
     demand_endpoints.router,
     auction_endpoints.router,
     contract_endpoints.router,
+    proxy_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,
     usage_endpoints.router,

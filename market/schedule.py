@@ -1,6 +1,7 @@
 """All background work of the exchange and how often each part runs."""
 
 from contracts import dispute_jobs, invoicing, jobs as contract_jobs
+from contracts.proxy import kept as proxy_kept, secrets as proxy_secrets
 from contracts.sharing import jobs as sharing_jobs
 from listings import jobs as listing_jobs
 from market.auctions import jobs as auction_jobs
@@ -52,5 +53,7 @@ SCHEDULE = [
     ScheduledJob("sweep_shared_files", sharing_jobs.sweep_shared_files, every(30)),
     ScheduledJob("sweep_scratch", listing_jobs.sweep_scratch, every(30)),
     ScheduledJob("run_reconciliation", reconciliation.run_reconciliation, every(30)),
+    ScheduledJob("prune_proxy_answers", proxy_kept.prune, every(30)),
+    ScheduledJob("rewrap_secrets", proxy_secrets.rewrap, every(60)),
     ScheduledJob("prune", retention.prune, every(30)),
 ]

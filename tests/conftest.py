@@ -34,6 +34,13 @@ _LONGEST = (
     "test_processes",
     "test_matching_kills",
 )
+# A crowd of a hundred on one row takes seconds where the disk is slow, and none of it may be
+# refused for that. Tests of the limits set their own.
+PATIENT = {
+    "database_pool_timeout_s": 120,
+    "lock_timeout_ms": 60_000,
+    "statement_timeout_ms": 120_000,
+}
 _counter = itertools.count()
 _servers: EmbeddedServers | None = None
 _folder: tempfile.TemporaryDirectory[str] | None = None
@@ -141,6 +148,7 @@ def settings(
         redis_url=with_database(os.environ[_REDIS], str(index)),
         home=tmp_path_factory.mktemp("home"),
         blob_url=None,
+        **PATIENT,
     )
 
 

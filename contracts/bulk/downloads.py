@@ -1,8 +1,8 @@
-"""Whole versions as files, in ranges of bytes, charged once per Delivery-Id and part.
+"""Whole versions as files, in ranges of bytes, charged once per Delivery-Id and byte.
 
 Order of a download: token, rate, policy, range, what the id has bought already, early refusal;
-then per part: reserve, read, send, settle. A part costs its rows from the first byte that was
-sent, and any bytes of it are free for 24 hours under the same id; so whatever breaks, a buyer
+then per part: reserve, read, send, settle. Rows are charged for the bytes that the kernel took, and
+the same bytes are free for 24 hours under the same id; so however often a download breaks, a buyer
 that resumes pays for each row once. Plans by the call and licenses count one unit per id.
 """
 
@@ -17,19 +17,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from sqlmodel import col, select
-
 from contracts.bulk import ranges
+from contracts.bulk.bought import Bought, bought, part_key
 from contracts.bulk.ranges import File, Portion, parse_range, portions
 from contracts.bulk.response import MEDIA_TYPE, BulkResponse
 from contracts.bulk.schemas import BulkManifest
 from contracts.delivery.once import REPLAY_FREE, checked_key, reserve_once
 from contracts.delivery.rows import SEND_MARGIN_S, Context, RowsRequest, rows_service
-from contracts.errors import DeliveryIdExpired, DeliveryIdReused, QuotaExhausted
+from contracts.errors import (
+    DeliveryIdExpired,
+    DeliveryIdReused,
+    DeliveryInProgress,
+    QuotaExhausted,
+)
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
-from contracts.models import Delivery, Unit
+from contracts.models import Unit
 from contracts.tokens import Claims
 from listings import offers
 from market.kernel.context import Kernel
@@ -154,7 +158,7 @@ class Download:
         self._settled_bytes = 0
         self._open: _Open | None = None
         self._first: _Open | None = None
-        self._entered = False
+        self._bought = Bought()
 
     async def begin(self) -> tuple[int, int | None]:
         """Reserve the first part; what the answer will charge, and what is left after it.
@@ -164,19 +168,24 @@ class Download:
         order = self._order
         meter = meter_of(self._kernel)
         await meter.flush()
-        bought = await self._bought()
-        rows = sum(part.rows for part in self._wanted if self._part_key(part) not in bought)
+        self._bought = await bought(
+            self._kernel,
+            order.claims.grant_id,
+            order.key,
+            self._wanted,
+            query_sha256=order.query_sha256,
+        )
+        by_row = order.context.unit is Unit.ROW
+        due = [self._bought.rows(part, part.size) if by_row else 0 for part in self._wanted]
         try:
             await meter.admit(order.claims.grant_id, order.claims.token_id)
         except QuotaExhausted:
             # What a used-up grant has paid for can still be fetched.
-            if order.context.unit is Unit.ROW and rows:
+            if any(due):
                 raise
         self._first = opened = await self._reserve(self._wanted[0])
         units = opened.fact.units if opened.fact is not None else 0
-        rest = 0
-        if order.context.unit is Unit.ROW:
-            rest = sum(part.rows for part in self._wanted[1:] if self._part_key(part) not in bought)
+        rest = sum(due[1:])
         left = None if opened.hold is None else opened.hold.remaining
         if left is not None and left < rest:
             assert opened.hold is not None
@@ -229,31 +238,37 @@ class Download:
             delivered_at=self._kernel.clock.now(),
         )
         if sent < opened.portion.size:
-            fact = replace(
-                fact,
-                bytes=sent,
-                rows=fact.rows * sent // opened.portion.size,
-                body_sha256=hashlib.sha256(memoryview(opened.body)[:sent]).hexdigest(),
-                complete=False,
-            )
+            fact = self._cut(fact, opened, sent)
         await meter.settle(opened.hold, fact)
+
+    def _cut(self, fact: Fact, opened: _Open, sent: int) -> Fact:
+        """The delivery of no more than the first ``sent`` bytes of the part."""
+        rows = self._bought.rows(opened.portion, sent)
+        assert fact.asked is not None
+        return replace(
+            fact,
+            units=rows if self._order.context.unit is Unit.ROW else fact.units,
+            rows=rows,
+            bytes=sent,
+            body_sha256=hashlib.sha256(memoryview(opened.body)[:sent]).hexdigest(),
+            complete=False,
+            asked=replace(fact.asked, until=opened.portion.start + sent),
+        )
 
     async def _reserve(self, portion: Portion) -> _Open:
         body = await asyncio.to_thread(_read, self._order.path, portion)
-        whole = self._fact(portion, body)
-        if self._order.context.unit is Unit.ROW:
-            whole = replace(whole, units=portion.rows)
-        elif not self._entered:
-            entry = replace(whole, key=self._order.key, units=1)
+        if self._order.context.unit is not Unit.ROW and not self._bought.entered:
+            entry = replace(self._fact(portion, body), key=self._order.key, units=1)
             hold = await self._hold(entry)
-            self._entered = True
-            if hold is not None:
-                return _Open(portion, body, hold, entry)
-        hold = await self._hold(whole)
-        return _Open(portion, body, hold, None if hold is None else whole)
+            self._bought.entered = True
+            return _Open(portion, body, hold, entry)
+        if self._bought.has(portion):
+            return _Open(portion, body, None, None)
+        whole = self._fact(portion, body)
+        return _Open(portion, body, await self._hold(whole), whole)
 
-    async def _hold(self, fact: Fact) -> Hold | None:
-        """Reserved units; None when the id has paid for this already."""
+    async def _hold(self, fact: Fact) -> Hold:
+        """Reserved units. Another process may have used the id since we looked: 409."""
         outcome = await reserve_once(
             self._kernel,
             fact,
@@ -266,21 +281,13 @@ class Download:
             raise DeliveryIdReused(param="Delivery-Id")
         if self._kernel.clock.now() - outcome.delivered_at > REPLAY_FREE:
             raise DeliveryIdExpired(param="Delivery-Id")
-        return None
-
-    async def _bought(self) -> set[str]:
-        """Which of the wanted parts are on record under this id."""
-        keys = [self._part_key(portion) for portion in self._wanted]
-        query = select(Delivery.delivery_key).where(
-            Delivery.grant_id == self._order.claims.grant_id,
-            col(Delivery.delivery_key).in_(keys),
-        )
-        async with self._kernel.unit_of_work() as uow:
-            return set(await uow.session.exec(query))
+        raise DeliveryInProgress(headers={"Retry-After": "1"})
 
     def _fact(self, portion: Portion, body: bytes) -> Fact:
-        """The part as it will have been delivered if all of it arrives, at no units yet."""
+        """The part as it will have been delivered if all of it arrives."""
         order = self._order
+        rows = self._bought.rows(portion, portion.size)
+        record = self._bought.records.get(portion.part, 0)
         return Fact(
             usage_id=new_id(),
             receipt_id=new_id(),
@@ -289,20 +296,22 @@ class Download:
             version_id=order.context.version_id,
             lease_id=_NO_LEASE,
             token_id=order.claims.token_id,
-            key=self._part_key(portion),
+            key=part_key(order.key, portion.part, record),
             query_sha256=order.query_sha256,
             format=FORMAT,
-            units=0,
-            rows=portion.rows,
+            units=rows if order.context.unit is Unit.ROW else 0,
+            rows=rows,
             bytes=len(body),
             body_sha256=hashlib.sha256(body).hexdigest(),
-            complete=portion.whole,
+            complete=True,
             delivered_at=self._kernel.clock.now(),
-            asked=Asked(tuple(order.context.columns), address=order.address),
+            asked=Asked(
+                tuple(order.context.columns),
+                after=portion.start,
+                until=portion.stop,
+                address=order.address,
+            ),
         )
-
-    def _part_key(self, portion: Portion) -> str:
-        return f"{self._order.key}.{portion.part}"
 
 
 def _read(path: Path, portion: Portion) -> bytes:

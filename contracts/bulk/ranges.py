@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from contracts.bulk.errors import RangeInvalid, RangeUnsatisfiable
 
-# Sent within one reservation: 30 s less a margin suffice at 150 kB/s. What a buyer may have paid
-# for and not have when a connection breaks is less than one part.
+# Sent within one reservation: 30 s less a margin suffice at 150 kB/s.
 PART_BYTES = 4 << 20
 RANGE_PATTERN = "^bytes=(?:[0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})$"
 
@@ -39,13 +38,16 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """The bytes ``start`` up to ``stop`` of one part; ``rows`` are those of the whole part."""
+    """The bytes ``start`` up to ``stop`` of one part; ``rows`` are those of the whole part.
+
+    ``of_part`` is where the part begins and ends in the file.
+    """
 
     part: int
     start: int
     stop: int
     rows: int
-    whole: bool
+    of_part: tuple[int, int]
 
     @property
     def size(self) -> int:
@@ -81,4 +83,4 @@ def portions(file: File, start: int, stop: int) -> Iterator[Portion]:
         begin, end = part * PART_BYTES, min((part + 1) * PART_BYTES, file.size)
         rows = file.rows * end // file.size - file.rows * begin // file.size
         low, high = max(start, begin), min(stop, end)
-        yield Portion(part, low, high, rows, whole=(low, high) == (begin, end))
+        yield Portion(part, low, high, rows, (begin, end))

@@ -27,6 +27,8 @@ class Parts(Protocol):
 class BulkResponse(MeteredResponse):
     """``length`` bytes out of ``parts``; fewer arrive when a part cannot be had or sent in time."""
 
+    streams = True
+
     def __init__(
         self, parts: Parts, *, length: int, headers: Mapping[str, str], partial: bool
     ) -> None:

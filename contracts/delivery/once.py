@@ -33,12 +33,16 @@ DELIVERY_ID_PATTERN = "^[A-Za-z0-9._:-]{8,64}$"
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A delivery that was settled under the same Delivery-Id."""
+    """A delivery that was settled under the same Delivery-Id.
+
+    ``assumed``: billed although nobody knows whether anything was sent (``seller_safe``).
+    """
 
     query_sha256: str
     complete: bool
     delivered_at: datetime
     receipt_id: UUID
+    assumed: bool = False
 
 
 def checked_key(delivery_id: str | None) -> str:
@@ -61,7 +65,7 @@ async def find_earlier(kernel: Kernel, grant_id: UUID, delivery_id: str | None) 
         row = (await uow.session.exec(query)).one_or_none()
     if row is None:
         return None
-    return Earlier(row.query_sha256, row.complete, row.delivered_at, row.receipt_id)
+    return Earlier(row.query_sha256, row.complete, row.delivered_at, row.receipt_id, row.assumed)
 
 
 async def reserve_once(
@@ -96,10 +100,17 @@ async def reserve_once(
         return earlier
     if isinstance(outcome, Delivered):
         fact = outcome.fact
-        return Earlier(fact.query_sha256, fact.complete, fact.delivered_at, fact.receipt_id)
+        return Earlier(
+            fact.query_sha256, fact.complete, fact.delivered_at, fact.receipt_id, fact.assumed
+        )
     # After reserving, not before: a fact leaves the cache only when it is durable, so one of
     # the two always knows it.
-    earlier = await find_earlier(kernel, whole.grant_id, delivery_id)
+    try:
+        earlier = await find_earlier(kernel, whole.grant_id, delivery_id)
+    except BaseException:
+        # Else nobody could use the id until the hold is overdue, and a seller-safe one was billed.
+        await meter.release(outcome)
+        raise
     if earlier is None:
         return outcome
     await meter.release(outcome)

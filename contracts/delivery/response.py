@@ -12,15 +12,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from market.kernel.transport import Unsent, unsent_of
+from market.kernel.transport import Unsent, tells_unsent, unsent_of
 
 # Small enough to see a lost client between chunks, large enough to cost nothing.
 CHUNK_BYTES = 256 << 10
+# Below the 64 KiB that a transport takes without making anybody wait.
+SMALL_BYTES = 32 << 10
 # How often the last bytes of a slow client are looked after.
 DRAIN_POLL_S = 0.005
 
@@ -36,6 +38,9 @@ class MeteredResponse(Response):
     Stops when the client is gone or after ``deadline_s`` seconds; the client then sees fewer
     bytes than Content-Length announced.
     """
+
+    # Whether the bytes come from ``_chunks`` of a subclass, so that no length says how few.
+    streams: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -54,18 +59,55 @@ class MeteredResponse(Response):
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        unsent = unsent_of(scope)
+        small = not self.streams and len(self._payload) <= SMALL_BYTES
+        if small and tells_unsent(scope) and unsent() == 0:
+            try:
+                await self._send_small(send, unsent)
+            finally:
+                await to_the_end(self._finish(max(0, self._sent - self._waiting)))
+            return
         gone = asyncio.Event()
         watcher = asyncio.create_task(watch(receive, gone))
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._deadline_s) as self._limit:
-                    await self._send(send, gone, unsent_of(scope))
+                    await self._send(send, gone, unsent)
         finally:
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
             # delivery from being charged.
             watcher.cancel()
             await to_the_end(self._finish(max(0, self._sent - self._waiting)))
             await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _send_small(self, send: Send, unsent: Unsent) -> None:
+        """In one piece, which an empty buffer takes at once; the connection tells who is gone.
+
+        A watcher, a deadline for sending and a message more would cost as much as the meter.
+        """
+        # The server needs a turn of its loop to see that the client has left.
+        await asyncio.sleep(0)
+        gone = unsent() is None
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        if gone:
+            return
+        await send({"type": "http.response.body", "body": bytes(self._payload), "more_body": False})
+        self._sent = self._waiting = len(self._payload)
+        await asyncio.sleep(0)
+        self._waiting = min(self._waiting, unsent() or 0)
+        end = asyncio.get_running_loop().time() + self._deadline_s
+        while self._waiting and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(DRAIN_POLL_S)
+            left = unsent()
+            if left is None:
+                return
+            self._waiting = min(self._waiting, left)
 
     async def _send(self, send: Send, gone: asyncio.Event, unsent: Unsent) -> None:
         self._drained = partial(self._drain, gone, unsent)

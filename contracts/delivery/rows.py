@@ -91,6 +91,7 @@ class Context:
     version_id: UUID
     unit: Unit
     policy: Policy
+    at_delivery: Policy
     country: str
     delivery_count: int
     blob_key: str
@@ -197,9 +198,7 @@ class RowsService:
             raise TokenForOtherGrant(param="grant_id")
         context = await self._context(claims.grant_id)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
-        # The term's end and the count have codes of their own, from the grant's own meter.
-        policy = context.policy.model_copy(update={"not_after": None, "count": None})
-        evaluate(policy, access)
+        evaluate(context.at_delivery, access)
         return claims, context, window.headers()
 
     async def _context(self, grant_id: UUID) -> Context:
@@ -226,12 +225,15 @@ class RowsService:
             version = await offers.get_version(uow, grant.product_version_id)
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
+        policy = parse_policy(agreement.terms["policy"])
         context = Context(
             agreement_id=grant.agreement_id,
             product_id=grant.product_id,
             version_id=version.id,
             unit=Unit(grant.unit),
-            policy=parse_policy(agreement.terms["policy"]),
+            policy=policy,
+            # The term's end and the count have codes of their own, from the grant's own meter.
+            at_delivery=policy.model_copy(update={"not_after": None, "count": None}),
             country=buyer.jurisdiction,
             delivery_count=grant.delivery_count,
             blob_key=version.blob_key,

@@ -55,6 +55,7 @@ def open_kernel(settings: Settings) -> Kernel:
             settings.database_url,
             clock,
             pool_size=settings.database_pool_size,
+            pool_timeout_s=settings.database_pool_timeout_s,
             lock_ms=settings.lock_timeout_ms,
             statement_ms=settings.statement_timeout_ms,
         ),

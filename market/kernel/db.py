@@ -21,15 +21,14 @@ import asyncpg
 import orjson
 from pydantic import BaseModel
 from sqlalchemy import CursorResult, Executable, text
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from market.kernel import events, idempotency
 from market.kernel.clock import Clock
 from market.kernel.errors import MarketError, Unavailable
 
-POOL_TIMEOUT_S = 5
 CONNECT_TIMEOUT_S = 10
 # asyncpg gives up on a silent server after this; above statement_timeout, so that the server's
 # own, cleaner cancel comes first.
@@ -38,6 +37,15 @@ COMMAND_TIMEOUT_MARGIN_S = 5
 _BEGIN = text(
     "SELECT set_config('lock_timeout', :lock, true), set_config('statement_timeout', :stmt, true),"
     " kernel.market_now(), kernel.market_now() - now()"
+)
+
+# What the rollback on a broken connection raises.
+_BROKEN = (
+    SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
 )
 
 _unit_of_work_open: ContextVar[bool] = ContextVar("unit_of_work_open", default=False)
@@ -76,7 +84,8 @@ def transient(error: BaseException) -> DatabaseUnavailable | None:
             return DatabaseUnavailable(f"Database: {_TRANSIENT[state]}.", retry_after_s=1)
         if error.connection_invalidated or (state or "").startswith("08"):
             return DatabaseUnavailable("The database connection was lost.", retry_after_s=2)
-        return None
+        cause = error.orig.__cause__ if error.orig else None
+        return transient(cause) if cause else None
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str) and (state in _TRANSIENT or state.startswith("08")):
         return DatabaseUnavailable(f"Database: {_TRANSIENT.get(state, 'connection lost')}.")
@@ -166,14 +175,21 @@ class Database:
 
     @classmethod
     def open(
-        cls, url: str, clock: Clock, *, pool_size: int, lock_ms: int, statement_ms: int
+        cls,
+        url: str,
+        clock: Clock,
+        *,
+        pool_size: int,
+        pool_timeout_s: int,
+        lock_ms: int,
+        statement_ms: int,
     ) -> Database:
         """Make the pool (connects lazily). ``url`` is a plain ``postgresql://`` address."""
         engine = create_async_engine(
             async_url(url),
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_S,
+            pool_timeout=pool_timeout_s,
             pool_pre_ping=False,
             pool_recycle=1800,
             json_serializer=lambda value: orjson.dumps(value).decode(),
@@ -200,7 +216,7 @@ class Database:
             raise AssertionError("a unit of work is already open")
         token = _unit_of_work_open.set(True)
         try:
-            async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            async with self._session() as session:
                 uow = await self._begin(session, statement_timeout_ms)
                 yield uow
                 await session.flush()
@@ -221,6 +237,16 @@ class Database:
             raise later from error
         finally:
             _unit_of_work_open.reset(token)
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncSession]:
+        session = AsyncSession(self.engine, expire_on_commit=False)
+        connection = await session.connection()
+        try:
+            yield session
+        finally:
+            # A task of its own, so that cancelling the caller does not cut the rollback.
+            await asyncio.shield(asyncio.create_task(_give_back(session, connection)))
 
     async def _begin(self, session: AsyncSession, statement_timeout_ms: int | None) -> UnitOfWork:
         limits = dict(self._limits)
@@ -266,6 +292,24 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+async def _give_back(session: AsyncSession, connection: AsyncConnection) -> None:
+    """Roll back what is open and free the connection, or drop it if it is broken.
+
+    After a COPY that the server cut short, asyncpg answers the rollback with "another operation is
+    in progress". SQLAlchemy does not take that for a loss and would keep the connection from the
+    pool until the garbage collector finds it. What broke it is already on its way to the caller.
+    """
+    try:
+        await session.close()
+    except _BROKEN:
+        if connection.invalidated:
+            return
+        pooled = await connection.get_raw_connection()
+        # First, because SQLAlchemy's polite closing meets the same words and leaves the socket.
+        cast("asyncpg.Connection[Any]", pooled.driver_connection).terminate()
+        await connection.invalidate()
 
 
 def async_url(url: str) -> str:

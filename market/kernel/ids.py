@@ -43,10 +43,12 @@ PREFIXES = {
     "trd": "trade",
     "txd": "tax declaration",
     "txn": "transfer",
+    "ups": "upstream",
     "usa": "usage alert",
     "use": "usage record",
     "val": "valuation",
     "ver": "product version",
+    "vio": "violation",
 }
 
 
@@ -137,7 +139,9 @@ TopUpId = Annotated[UUID, *_wire("top")]
 TradeId = Annotated[UUID, *_wire("trd")]
 TaxDeclarationId = Annotated[UUID, *_wire("txd")]
 TransferId = Annotated[UUID, *_wire("txn")]
+UpstreamId = Annotated[UUID, *_wire("ups")]
 UsageAlertId = Annotated[UUID, *_wire("usa")]
 UsageId = Annotated[UUID, *_wire("use")]
 ValuationId = Annotated[UUID, *_wire("val")]
 VersionId = Annotated[UUID, *_wire("ver")]
+ViolationId = Annotated[UUID, *_wire("vio")]

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     owner_database_url: str | None = None
     database_embedded: bool = False
     database_pool_size: int = Field(default=12, ge=2, le=200)
+    database_pool_timeout_s: int = Field(
+        default=5, ge=1, le=120, description="Wait for a free connection; then 503."
+    )
     redis_url: str | None = None
     blob_url: str | None = Field(
         default=None, description="file:// or s3:// address; unset: a folder under home."
@@ -73,6 +76,16 @@ class Settings(BaseSettings):
     audience: str = "data-element-market-api"
     signing_key_dir: Path | None = Field(
         default=None, description="PEM Ed25519 keys; created under home in the sandbox."
+    )
+    secret_key_dir: Path | None = Field(
+        default=None,
+        description="Keys that seal stored secrets; created under home in the sandbox.",
+    )
+    upstream_loopback: bool = Field(
+        default=False, description="Upstreams may be on this machine: tests and demonstrations."
+    )
+    upstream_calls_max: int = Field(
+        default=32, ge=1, le=1_000, description="Calls of upstreams at once, per process."
     )
     access_token_ttl_s: int = Field(default=900, ge=60, le=900)
     allowed_hosts: tuple[str, ...] = ()
@@ -162,6 +175,12 @@ class Settings(BaseSettings):
             if missing:
                 names = ", ".join(f"MARKET_{name.upper()}" for name in missing)
                 raise ValueError(f"production needs {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _production_dials_outwards(self) -> Self:
+        if self.upstream_loopback and not self.is_sandbox:
+            raise ValueError("MARKET_UPSTREAM_LOOPBACK is for the sandbox only")
         return self
 
     @model_validator(mode="after")

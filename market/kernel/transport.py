@@ -27,6 +27,11 @@ class HttpProtocol(HttpToolsProtocol):
         return None if self.transport.is_closing() else self.transport.get_write_buffer_size()
 
 
+def tells_unsent(scope: MutableMapping[str, Any]) -> bool:
+    """Whether the server is one of ours."""
+    return UNSENT in (scope.get("extensions") or {})
+
+
 def unsent_of(scope: MutableMapping[str, Any]) -> Unsent:
     """Bytes of a request's connection that wait in this process; None once it is closed.
 

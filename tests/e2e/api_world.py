@@ -56,6 +56,7 @@ _TABLES = {
     "ruling_id": ("rul", "contracts.ruling"),
     "token_id": ("tok", "contracts.delivery_token"),
     "top_up_id": ("top", "settlement.top_up"),
+    "upstream_id": ("ups", "contracts.upstream"),
     "valuation_id": ("val", "pricing.valuation"),
 }
 
@@ -142,6 +143,10 @@ class _Peer:
             if submitted:
                 await self.post(self.me, f"/v1/products/{show('prd', product_id)}/submit", None)
                 await self.post(self.me, f"/v1/listings/{draft['id']}/submit", None)
+        # A port that nobody listens on: calls end at once.
+        operations = [{"name": "flights", "path": "/flights"}]
+        upstream = {"base_url": "http://127.0.0.1:1", "operations": operations}
+        await self.post(self.me, f"/v1/products/{offer['product_id']}/upstreams", upstream)
         listing = show("lst", made.listing_id)
         await self.post(self.me, "/v1/valuations", _valuation(listing))
         order = {"side": "sell", "price_minor": PRICE_MINOR, "lots": None}

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 
+from contracts.proxy import trials
 from market import serving
 from market.kernel.context import open_kernel
 from market.kernel.settings import Settings
@@ -42,11 +43,13 @@ def url(settings: Settings) -> Iterator[str]:
             # What the schema allows; a setting may only be stricter.
             "delivery_page_max_rows": 100_000,
             "signup_limit_per_hour": NO_LIMIT,
+            "upstream_loopback": True,
         }
     )
     with pytest.MonkeyPatch.context() as patch, serving.bind("127.0.0.1", 0) as listener:
         patch.setattr(throttle, "LOGINS_PER_CLIENT_MINUTE", NO_LIMIT)
         patch.setattr(throttle, "LOGINS_PER_ADDRESS_MINUTE", NO_LIMIT)
+        patch.setattr(trials, "PER_MINUTE", NO_LIMIT)
         # A thousand sign-ups at full strength would take a third of the whole run.
         patch.setattr(hashing.hasher, "_argon2", PasswordHasher(1, 8, 1))
         with serving.in_thread(unlimited, listener) as address:

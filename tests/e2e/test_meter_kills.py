@@ -249,6 +249,12 @@ def _judge(scene: Scene, name: str, side: Side, kills: list[tuple[float, str]]) 
     for key, units, at in unbilled:
         number = _kill_after(kills, at)
         moment, kind = kills[number]
+        if kind == "valkey":
+            # Its second copy died with Valkey; then the application did, before Postgres had it.
+            gone = _app_kill_after(kills, at)
+            assert gone - at < DURABLE_S, f"{key}: {kind} lost it, {gone - at} s before the app"
+            by_kind["valkey, then app"] += units
+            continue
         after[number] += 1
         units_after[number] += units
         by_kind[kind] += units
@@ -288,6 +294,10 @@ def _kill_after(kills: list[tuple[float, str]], at: float) -> int:
         if moment > at - ARRIVAL_S:
             return number
     raise AssertionError("unbilled with no kill after it")
+
+
+def _app_kill_after(kills: list[tuple[float, str]], at: float) -> float:
+    return next((moment for moment, kind in kills if moment > at and "app" in kind), float("inf"))
 
 
 def _kill_before(kills: list[tuple[float, str]], at: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from market.kernel.context import Kernel
+from market.kernel.db import DatabaseUnavailable
 from market.kernel.ids import new_id
 from settlement import ledger
 from settlement.accounts import AccountKind, AccountRef
@@ -92,9 +93,16 @@ async def verified(kernel: Kernel) -> Report:
 
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T | BaseException]:
-    """Run at once, each in a context of its own (units of work are guarded per context)."""
+    """Run at once, each in a context of its own (units of work are guarded per context).
+
+    Raises the first DatabaseUnavailable: a slow database is never one of the outcomes in question.
+    """
     tasks = [asyncio.create_task(item, context=contextvars.copy_context()) for item in work]
-    return await asyncio.gather(*tasks, return_exceptions=True)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    for answer in answers:
+        if type(answer) is DatabaseUnavailable:
+            raise answer
+    return answers
 
 
 async def now(kernel: Kernel) -> datetime:

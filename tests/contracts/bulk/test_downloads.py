@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import math
 import uuid
 from typing import Any
 
@@ -12,18 +13,32 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts import receipts
-from contracts.bulk import ranges
+from contracts.bulk import ranges, response
 from contracts.bulk.downloads import BulkRequest, download
 from market.kernel.context import Kernel
+from market.operations.sandbox import AdvanceClock, advance_clock
 from tests.contracts.factories import Trade, bearer, grant_of, make_trade, mint, settled
+from tests.listings.factories import any_operator
 
 BULK = "/v1/delivery/bulk"
 PART = 1_024
+PIECE = 128
 
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "PART_BYTES", PART)
+    monkeypatch.setattr(response, "CHUNK_BYTES", PIECE)
+
+
+def _rows_of(start: int, stop: int, total: int) -> int:
+    """What so many bytes of a version of 1,000 rows cost, if nothing of their part was paid."""
+    cost = 0
+    for begin in range(0, total, PART):
+        end = min(begin + PART, total)
+        rows = 1_000 * end // total - 1_000 * begin // total
+        cost += math.ceil(rows * max(0, min(stop, end) - max(start, begin)) / (end - begin))
+    return cost
 
 
 @pytest.fixture
@@ -72,7 +87,7 @@ async def test_a_resumed_delivery_is_charged_once(
     tag, total = first.headers["etag"], int(first.headers["content-range"].partition("/")[2])
     assert "content-digest" not in first.headers
     charged = int(first.headers["meter-charged"])
-    assert await settled(kernel, bulk) == charged == 1_000 * (2 * PART) // total
+    assert await settled(kernel, bulk) == charged == _rows_of(0, cut, total) < 1_000
     resumed = {**headers, "Range": f"bytes={cut}-", "If-Range": tag}
     second = await client.get(BULK, headers=resumed)
     assert second.headers["content-range"] == f"bytes {cut}-{total - 1}/{total}"
@@ -87,6 +102,7 @@ async def test_a_resumed_delivery_is_charged_once(
     assert await settled(kernel, bulk) == 1_000
     tail = await client.get(BULK, headers=bearer(token, Range="bytes=-8"))
     assert tail.content == whole[-8:]
+    assert tail.headers["meter-charged"] == str(_rows_of(total - 8, total, total))
     assert await settled(kernel, bulk) == 1_000 + int(tail.headers["meter-charged"])
 
 
@@ -136,7 +152,8 @@ async def test_a_call_plan_counts_one_call_per_delivery_id(
     rest = await client.get(BULK, headers={**headers, "Range": "bytes=10-"})
     assert (rest.status_code, rest.headers["meter-charged"]) == (206, "0")
     assert await settled(kernel, calls) == 1
-    assert (await client.get(BULK, headers=bearer(token))).headers["meter-charged"] == "1"
+    last = await client.get(BULK, headers=bearer(token))
+    assert (last.content, last.headers["meter-charged"]) == (first.content + rest.content, "1")
     assert (await client.get(BULK, headers=bearer(token))).status_code == 402
     again = await client.get(BULK, headers=headers)
     assert (again.status_code, again.headers["meter-charged"]) == (200, "0")
@@ -155,9 +172,9 @@ async def test_many_at_once_under_one_id_are_charged_once(
     assert await settled(kernel, bulk) == charged[-1]
 
 
-async def _broken_after(kernel: Kernel, request: BulkRequest, accepted: int) -> int:
-    """Send an answer to a client that leaves after ``accepted`` bytes; what it had got."""
-    got = 0
+async def _broken_after(kernel: Kernel, request: BulkRequest, accepted: int) -> bytes:
+    """Send an answer to a client that leaves with ``accepted`` bytes or a little more: those."""
+    got = b""
     gone = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
@@ -166,8 +183,8 @@ async def _broken_after(kernel: Kernel, request: BulkRequest, accepted: int) -> 
 
     async def send(message: Any) -> None:
         nonlocal got
-        got += len(message.get("body", b""))
-        if got >= accepted:
+        got += message.get("body", b"")
+        if len(got) >= accepted:
             gone.set()
 
     answer = await download(kernel, request)
@@ -175,21 +192,55 @@ async def _broken_after(kernel: Kernel, request: BulkRequest, accepted: int) -> 
     return got
 
 
-async def test_a_broken_download_costs_the_parts_that_were_begun(
+async def test_a_download_cut_in_a_part_costs_what_arrived_and_is_resumed(
     client: httpx.AsyncClient, kernel: Kernel, bulk: Trade
 ) -> None:
     token = await mint(kernel, bulk)
-    key = uuid.uuid4().hex
-    got = await _broken_after(kernel, BulkRequest(token, delivery_id=key), accepted=PART)
-    # The client was there for one part; the next was reserved and given back.
-    assert got == PART
-    total = (await client.get(f"{BULK}/manifest", headers=bearer(token))).json()["bytes"]
-    used = await settled(kernel, bulk)
-    assert used == 1_000 * PART // total
-    grant = await grant_of(kernel, bulk.agreement.id)
-    assert grant.settled_units == used
-    rest = await client.get(
-        BULK, headers=bearer(token, **{"Delivery-Id": key, "Range": f"bytes={got}-"})
-    )
-    assert int(rest.headers["meter-charged"]) == 1_000 - used
+    shown = (await client.get(f"{BULK}/manifest", headers=bearer(token))).json()
+    total, key, got = shown["bytes"], uuid.uuid4().hex, b""
+    # Cut within a part, at its end, at once, and again within the part that was cut before.
+    for accepted in (PART + 1, PART, 1, 1, 1, 1, PIECE):
+        request = BulkRequest(token, f"bytes={len(got)}-", f'"{shown["sha256"]}"', key)
+        got += await _broken_after(kernel, request, accepted)
+        assert await settled(kernel, bulk) == _rows_of(0, len(got), total)
+    assert len(got) % PART
+    assert (await grant_of(kernel, bulk.agreement.id)).settled_units == await settled(kernel, bulk)
+    headers = bearer(token, **{"Delivery-Id": key})
+    rest = await client.get(BULK, headers={**headers, "Range": f"bytes={len(got)}-"})
+    assert hashlib.sha256(got + rest.content).hexdigest() == shown["sha256"]
+    assert int(rest.headers["meter-charged"]) == 1_000 - _rows_of(0, len(got), total)
     assert await settled(kernel, bulk) == 1_000
+    again = await client.get(BULK, headers=headers)
+    assert (again.content, again.headers["meter-charged"]) == (got + rest.content, "0")
+    assert await settled(kernel, bulk) == 1_000
+
+
+async def test_a_client_that_leaves_before_the_first_byte_pays_nothing(
+    client: httpx.AsyncClient, kernel: Kernel, bulk: Trade
+) -> None:
+    token = await mint(kernel, bulk)
+    assert await _broken_after(kernel, BulkRequest(token), 0) == b""
+    assert await settled(kernel, bulk) == 0
+    listed = await client.get(f"/v1/agreements/{bulk.id}/receipts", headers=bulk.seller.headers())
+    assert listed.json()["items"] == []
+
+
+async def test_an_id_is_for_one_file_and_for_a_day(
+    client: httpx.AsyncClient, kernel: Kernel, bulk: Trade
+) -> None:
+    token = await mint(kernel, bulk)
+    rows = bearer(token, **{"Delivery-Id": uuid.uuid4().hex})
+    page = await client.get("/v1/delivery/rows?limit=5", headers=rows)
+    assert page.status_code == 200
+    reused = await client.get(BULK, headers=rows)
+    assert (reused.status_code, reused.json()["code"]) == (422, "delivery_id_reused")
+    headers = bearer(token, **{"Delivery-Id": uuid.uuid4().hex})
+    assert (await client.get(BULK, headers=headers)).status_code == 200
+    assert await settled(kernel, bulk) == 1_005
+    await advance_clock(kernel, any_operator(), AdvanceClock(seconds=24 * 3_600 + 1))
+    token = await mint(kernel, bulk)
+    late = await client.get(BULK, headers={**headers, **bearer(token)})
+    assert (late.status_code, late.json()["code"]) == (409, "delivery_id_expired")
+    anew = await client.get(BULK, headers=bearer(token))
+    assert (anew.status_code, anew.headers["meter-charged"]) == (200, "1000")
+    assert await settled(kernel, bulk) == 2_005

@@ -51,7 +51,7 @@ def test_parts_tile_the_range_and_add_up_to_the_rows(size: int, rows: int, cut: 
     parts = list(portions(file, 0, size))
     assert sum(part.rows for part in parts) == rows
     assert len(parts) == file.parts
-    assert all(part.whole for part in parts)
+    assert all((part.start, part.stop) == part.of_part for part in parts)
     start = int(size * cut)
     rest = list(portions(file, start, size))
     assert rest[0].start == start

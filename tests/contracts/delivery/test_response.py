@@ -1,7 +1,8 @@
 """How much was delivered: lost clients, slow clients, and those who hang up too early."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from contracts.delivery.response import CHUNK_BYTES, MeteredResponse
@@ -153,3 +154,47 @@ async def test_what_the_socket_never_took_is_not_charged() -> None:
 
 async def test_a_client_that_takes_no_more_is_cut_off_and_pays_for_what_it_took() -> None:
     assert await deliver(Client(), b"0123456789", deadline_s=0.3, unsent=lambda: 7) == 3
+
+
+async def test_a_small_answer_on_a_free_connection_counts_what_the_socket_took() -> None:
+    cases: list[tuple[list[int | None], int]] = [
+        ([0, 0, 0], 10),
+        ([0, 0, 10, 4, 0], 10),
+        ([0, 0, 10, 4, None], 6),
+        ([0, 0, None], 10),
+        ([0, None], 0),
+    ]
+    for states, counted in cases:
+        client = Client()
+        assert await deliver(client, b"0123456789", unsent=partial(states.pop, 0)) == counted
+        assert (states, bool(client.got)) == ([], counted > 0)
+
+
+async def test_a_small_answer_that_is_not_taken_ends_at_the_deadline() -> None:
+    asked: list[int] = []
+
+    def unsent() -> int:
+        asked.append(1)
+        return 0 if len(asked) <= 2 else 7
+
+    assert await deliver(Client(), b"0123456789", deadline_s=0.3, unsent=unsent) == 3
+
+
+async def test_a_stream_is_not_taken_for_a_small_answer_with_nothing_in_it() -> None:
+    class Streamed(MeteredResponse):
+        streams = True
+
+        async def _chunks(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"chunk"
+
+    counted: list[int] = []
+
+    async def finish(sent: int) -> None:
+        counted.append(sent)
+
+    client = Client()
+    response = Streamed(b"", media_type="text/csv", headers={}, deadline_s=5, finish=finish)
+    scope = {**SCOPE, "extensions": {UNSENT: lambda: 0}}
+    await response(scope, client.receive, client.send)
+    assert (bytes(client.got), client.complete, counted) == (b"chunk" * 3, True, [15])

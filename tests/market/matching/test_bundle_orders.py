@@ -24,6 +24,7 @@ from tests.market.matching.bundle_factories import (
 from tests.market.matching.control_factories import done, party, set_rules
 from tests.market.matching.factories import (
     Scene,
+    eventually,
     money,
     one_row,
     placed,
@@ -242,7 +243,7 @@ async def test_a_leg_that_may_not_be_traded_refuses_the_bundle(
     client: httpx.AsyncClient, kernel: Kernel, pair: Pair
 ) -> None:
     await ask(client, pair.one, 5, 500)
-    await ask(client, pair.two, 5, 500)
+    resting = await ask(client, pair.two, 5, 500)
     buyer = await pair.one.buyer(100_000)
     good = leg(pair.one, "buy", 1, 500)
     unknown = {**good, "plan_id": show("pln", UUID(int=7))}
@@ -272,6 +273,13 @@ async def test_a_leg_that_may_not_be_traded_refuses_the_bundle(
     # One refusal of one batch, but each says it in its own words.
     assert (alone.json()["code"], alone.json().get("param")) == (bundled.json()["code"], None)
     assert bundled.json()["param"] == "legs.1"
+
+    async def swept() -> bool:
+        order = await show_order(client, pair.two.seller, resting["id"])
+        return bool(order["reason"] == "listing_not_live")
+
+    # Not while the next test counts rows.
+    await eventually(swept)
 
 
 def malformed(pair: Pair) -> list[tuple[dict[str, Any], str]]:

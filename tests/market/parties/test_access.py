@@ -246,6 +246,7 @@ async def test_without_the_database_nobody_passes(
         "postgresql://nobody@127.0.0.1:9/none",
         kernel.clock,
         pool_size=2,
+        pool_timeout_s=5,
         lock_ms=100,
         statement_ms=1_000,
     )
