@@ -46,7 +46,7 @@ async def test_many_pieces_are_one_file_and_cost_its_rows(
     assert sum(each.units for each in found) == 900
     pieces = [answer.content[at : at + 1_000] for at in starts]
     digests = {hashlib.sha256(piece).hexdigest(): len(piece) for piece in pieces}
-    assert {each.body_sha256: each.bytes for each in found} == digests
+    assert {each.body_sha256: each.byte_count for each in found} == digests
 
 
 async def test_the_units_end_between_two_pieces(
