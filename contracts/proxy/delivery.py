@@ -47,6 +47,7 @@ from contracts.proxy.errors import (
 from contracts.proxy.models import Upstream, UpstreamSecret
 from contracts.proxy.relaying import Relay, RelayedResponse
 from contracts.proxy.schemas import Operation, OperationList
+from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
@@ -93,9 +94,11 @@ class ProxyService:
         guarded = network or GuardedNetwork(loopback=kernel.settings.upstream_loopback)
         self.calls = Calls(guarded, calls_max=kernel.settings.upstream_calls_max)
 
-    async def operations(self, token: str) -> OperationList:
+    async def operations(self, token: str, *, address: str | None) -> OperationList:
         """What the token's grant may ask; free. Raises UpstreamNotFound (404) and as a call."""
-        _, context, _ = await rows_service(self._kernel).authorize(RowsRequest(token=token))
+        _, context, _ = await rows_service(self._kernel).authorize(
+            RowsRequest(token=token, address=address, operation=WayOut.PROXY)
+        )
         upstream, _ = await self._upstream(context.product_id)
         found = upstreams.operations_of(upstream).values()
         return OperationList(items=[violations.shown(operation) for operation in found])
@@ -135,7 +138,7 @@ class ProxyService:
             raise
 
     async def _asked(self, request: ProxyRequest, key: str) -> tuple[_Asked, dict[str, str]]:
-        asking = RowsRequest(token=request.token, address=request.address)
+        asking = RowsRequest(token=request.token, address=request.address, operation=WayOut.PROXY)
         claims, context, headers = await rows_service(self._kernel).authorize(asking)
         upstream, secret = await self._upstream(context.product_id)
         operation = upstreams.operations_of(upstream).get(request.operation)
