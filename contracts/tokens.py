@@ -167,11 +167,14 @@ async def list_tokens(
 
 
 async def get_token(kernel: Kernel, actor: Actor, token_id: UUID) -> TokenDetail:
-    """One token, for both parties of its grant and overseers. Raises TokenNotFound (404)."""
+    """One token, for both parties of its grant and overseers.
+
+    Raises TokenNotFound (404), also when it was revoked: the grant's list still has it.
+    """
     await settle_buffered(kernel)
     async with kernel.unit_of_work() as uow:
         row = await uow.session.get(DeliveryToken, token_id)
-        if row is None:
+        if row is None or row.revoked_at is not None:
             raise TokenNotFound(param="token_id")
         try:
             grant = view(await find(uow, row.grant_id, actor))

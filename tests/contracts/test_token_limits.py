@@ -250,6 +250,8 @@ async def test_views_show_limits_and_what_is_left(
     stranger = await make_party(kernel, Role.BUYER)
     answer = await client.get(path, headers=stranger.headers())
     assert (answer.status_code, answer.json()["code"]) == (404, "token_not_found")
+    await client.delete(path, headers=trade.buyer.headers())
+    assert (await client.get(path, headers=trade.buyer.headers())).status_code == 404
 
 
 @pytest.mark.parametrize(
