@@ -26,12 +26,16 @@ PAGE_LIMITS = {
     "/v1/instruments/{plan_id}/book/updates": 1_000,
 }
 # POSTs without the header, which the code must declare too (`x-idempotent: false`): the token
-# endpoint (RFC 6749) changes nothing; Stripe's events carry an id of their own, UNIQUE with their
-# source, and a hundred copies at once are stored once (tests/settlement/rails/test_webhooks.py);
-# a query of Delta Sharing charges nothing, and its clients know no such header; a proxied call has
-# its Delivery-Id, and its meter charges one id once.
+# endpoint (RFC 6749) and introspection change nothing, a token that is revoked twice is revoked,
+# and their standards know no such header; Stripe's events carry an id of their own, UNIQUE with
+# their source, and a hundred copies at once are stored once
+# (tests/settlement/rails/test_webhooks.py); a query of Delta Sharing charges nothing, and its
+# clients know no such header; a proxied call has its Delivery-Id, and its meter charges one id
+# once.
 KEYLESS_POSTS = frozenset(
     {
+        "/oauth2/introspect",
+        "/oauth2/revoke",
         "/oauth2/token",
         "/v1/delivery/proxy/{operation}",
         "/v1/webhooks/stripe/{source}",

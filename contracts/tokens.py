@@ -60,7 +60,7 @@ class TokenVerifier:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         claims = self._seen.get(digest)
         if claims is None:
-            claims = _claims(self._keys.verify(TYP, token))
+            claims = read_claims(self._keys.verify(TYP, token))
             self._seen[digest] = claims
             if len(self._seen) > CACHED_CLAIMS_MAX:
                 self._seen.popitem(last=False)
@@ -69,7 +69,8 @@ class TokenVerifier:
         return claims
 
 
-def _claims(payload: dict[str, Any]) -> Claims:
+def read_claims(payload: dict[str, Any]) -> Claims:
+    """Claims of a verified payload. Raises InvalidToken."""
     try:
         return Claims(
             token_id=parse("tok", payload["jti"]),

@@ -13,6 +13,7 @@ from contracts import (
     billing_endpoints as contract_billing_endpoints,
     dispute_endpoints,
     endpoints as contract_endpoints,
+    token_endpoints,
     usage_endpoints,
     usage_hold_endpoints,
 )
@@ -80,6 +81,7 @@ ROUTERS = (
     demand_endpoints.router,
     auction_endpoints.router,
     contract_endpoints.router,
+    token_endpoints.router,
     proxy_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,

@@ -28,13 +28,15 @@ from settlement.rules import AccountState, HoldState, Memory, PastTransfer
 if TYPE_CHECKING:
     import asyncpg
 
+# Whichever unique index meets a creator at the same moment first, of the id or of the name behind
+# it: naming the id alone let the other one raise.
 _CREATE_ACCOUNTS = """
 INSERT INTO settlement.account (id, kind, owner, currency, created_at)
 SELECT u.id, u.kind, u.owner, u.currency, $5
 FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[]) AS u(id, kind, owner, currency)
 WHERE NOT EXISTS (SELECT 1 FROM settlement.account a WHERE a.id = u.id)
 ORDER BY u.id
-ON CONFLICT (id) DO NOTHING
+ON CONFLICT DO NOTHING
 """
 # All or none: the count is a one-time filter, evaluated before the first row is locked, so that
 # missing accounts can be made without breaking the order of locks. NO KEY: foreign keys from

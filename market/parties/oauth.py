@@ -42,14 +42,32 @@ def read_token_request(
         raise OAuthInvalidRequest("grant_type is missing.", param="grant_type")
     if grant_type != "client_credentials":
         raise UnsupportedGrantType(param="grant_type")
+    return _client(fields, authorization)
+
+
+def read_token_question(
+    content_type: str | None, authorization: str | None, body: bytes
+) -> tuple[TokenRequest, str]:
+    """The client, and the ``token`` that it asks about: RFC 7662 §2.1, RFC 7009 §2.1.
+
+    Raises OAuthInvalidRequest (400), InvalidClient (401).
+    """
+    fields = _form(content_type, body)
+    client = _client(fields, authorization)
+    if "token" not in fields:
+        raise OAuthInvalidRequest("token is missing.", param="token")
+    return client, fields["token"]
+
+
+def _client(fields: dict[str, str], authorization: str | None) -> TokenRequest:
     scope = frozenset(fields.get("scope", "").split())
     if authorization is None:
         if "client_id" not in fields or "client_secret" not in fields:
             raise InvalidClient("Send client_id and client_secret, as form fields or HTTP Basic.")
         return TokenRequest(fields["client_id"], fields["client_secret"], scope)
+    client_id, secret = _basic(authorization)
     if "client_secret" in fields:
         raise OAuthInvalidRequest("Use form fields or HTTP Basic, not both.")
-    client_id, secret = _basic(authorization)
     if fields.get("client_id", client_id) != client_id:
         raise OAuthInvalidRequest("client_id differs from HTTP Basic.", param="client_id")
     return TokenRequest(client_id, secret, scope)

@@ -22,9 +22,21 @@ _log = get_logger(__name__)
 async def log_in(kernel: Kernel, request: TokenRequest, *, address: str) -> AccessToken:
     """Check the secret and mint an access token of ``settings.access_token_ttl_s`` seconds.
 
+    Raises InvalidScope (400), and what :func:`authenticate` raises.
+    """
+    credential = await authenticate(kernel, request, address=address)
+    held = frozenset(Role(role) for role in credential.roles)
+    return mint_access_token(
+        kernel, credential.party_id, credential.id, roles=narrow(held, request.scope)
+    )
+
+
+async def authenticate(kernel: Kernel, request: TokenRequest, *, address: str) -> Credential:
+    """The client's credential, its secret checked.
+
     Raises TooManyLogins (429), LoginUnavailable and HashingBusy (503), WrongEnvironment and
-    ClientSuspended (401), InvalidScope (400), and InvalidClient (401) with one text and one cost
-    for an unknown client, a wrong secret and a revoked credential.
+    ClientSuspended (401), and InvalidClient (401) with one text and one cost for an unknown
+    client, a wrong secret and a revoked credential.
     """
     credential_id = _credential_id(request.client_id)
     await limit_logins(kernel, credential_id, address=address)
@@ -45,10 +57,7 @@ async def log_in(kernel: Kernel, request: TokenRequest, *, address: str) -> Acce
     if status is PartyStatus.SUSPENDED:
         _refused(credential_id, "suspended")
         raise ClientSuspended
-    held = frozenset(Role(role) for role in credential.roles)
-    return mint_access_token(
-        kernel, credential.party_id, credential.id, roles=narrow(held, request.scope)
-    )
+    return credential
 
 
 def mint_access_token(

@@ -1,7 +1,9 @@
 """A whole market as its own process, to be killed: ``market up`` on a folder and a fixed port."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,11 +17,19 @@ import httpx
 START_TIMEOUT_S = 180
 
 
+# Below what Linux lends to outgoing connections (32,768 and up): while a killed market is away, a
+# client of another test must not be given its port.
+PORTS = range(20_000, 32_000)
+PORT_TRIES = 100
+
+
 def free_port() -> int:
     """A port that was free a moment ago; the market must come back on the same one."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+    for _ in range(PORT_TRIES):
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError(f"none of {PORT_TRIES} ports was free")
 
 
 class MarketProcess:

@@ -273,11 +273,24 @@ async def test_a_reversal_needs_the_money_to_be_there(kernel: Kernel) -> None:
     assert await state(kernel, source) == (0, 0, 2)
 
 
+async def test_first_postings_to_an_account_at_once_all_count(kernel: Kernel) -> None:
+    source = await fund(kernel, new_id(), 1_000)
+    for _ in range(12):
+        target = available(new_id())
+        # No common account before it: nothing makes them queue.
+        sources = [await fund(kernel, new_id(), 5) for _ in range(4)]
+        commands = [transfer(one, target, 5) for one in (*sources, source)]
+        answers = await together(*(book(kernel, command) for command in commands))
+        assert not [answer for answer in answers if isinstance(answer, BaseException)]
+        assert await state(kernel, target) == (25, 0, 5)
+
+
 async def test_booking_times_follow_the_order_of_an_account(kernel: Kernel) -> None:
     """Transactions begin in one order and lock in another; as-of needs times along seq."""
     source = await fund(kernel, new_id(), 1_000)
     targets = [available(new_id()) for _ in range(5)]
-    await together(*(book(kernel, transfer(source, target, 1)) for target in targets * 8))
+    answers = await together(*(book(kernel, transfer(source, target, 1)) for target in targets * 8))
+    assert not [answer for answer in answers if isinstance(answer, BaseException)]
     async with kernel.unit_of_work() as uow:
         rows = await (await uow.raw()).fetch(
             "SELECT t.booked_at FROM settlement.posting p JOIN settlement.transfer t"

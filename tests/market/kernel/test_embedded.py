@@ -28,8 +28,10 @@ RESTART_LIMIT_S = 2.0
 # Starts servers from a thread that ends at once (the parent-death signal follows threads), then
 # reports and waits. argv: home, signal for PostgreSQL at parent death (SIGCONT: it lives on).
 CHILD = """
-import json, sys, threading, time
+import json, signal, sys, threading, time
 from pathlib import Path
+# Shells start background jobs with SIGINT ignored, and that is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from market.kernel import embedded_postgres
 from market.kernel.embedded import start_embedded
 

@@ -1,0 +1,81 @@
+"""What a delivery token is worth now, asked by one of its grant's parties (RFC 7662, RFC 7009)."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from contracts import grants
+from contracts.errors import TokenNotFound
+from contracts.models import DeliveryToken, Grant, GrantStatus, Unit
+from contracts.schemas import Count
+from contracts.tokens import TYP, read_claims, revoke
+from market.kernel.context import Kernel
+from market.kernel.ids import GrantId, PartyId, TokenId
+from market.kernel.schemas import Schema
+from market.kernel.security import Actor, InvalidToken
+
+
+class Introspection(Schema):
+    """RFC 7662 §2.2. Of an inactive token nothing but ``active`` is said."""
+
+    active: bool
+    token_type: Literal["Bearer"] | None = None
+    jti: TokenId | None = None
+    sub: PartyId | None = None
+    aud: GrantId | None = None
+    exp: int | None = None
+    iat: int | None = None
+    grant_status: GrantStatus | None = None
+    unit: Unit | None = None
+    remaining_units: Count | None = Field(
+        default=None, description="Of the grant, which all its tokens share; null: no bound."
+    )
+
+
+async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspection:
+    """Whether the token could be used now; another party's or a foreign token is inactive."""
+    token_id = _token_id(kernel, token)
+    if token_id is None:
+        return Introspection(active=False)
+    await grants.settle_buffered(kernel)
+    async with kernel.unit_of_work() as uow:
+        row = await uow.session.get(DeliveryToken, token_id)
+        grant = None if row is None else await uow.session.get(Grant, row.grant_id)
+        if row is None or grant is None or party_id not in (grant.buyer_id, grant.seller_id):
+            return Introspection(active=False)
+        ended = row.revoked_at is not None or min(row.expires_at, grant.expires_at) <= uow.now
+        # With nothing left to spend, it still counts rows and repeats what was paid for.
+        if ended or grant.status not in {GrantStatus.ACTIVE, GrantStatus.EXHAUSTED}:
+            return Introspection(active=False)
+        return Introspection(
+            active=True,
+            token_type="Bearer",  # noqa: S106 - a type, not a secret
+            jti=row.id,
+            sub=row.party_id,
+            aud=row.grant_id,
+            exp=int(row.expires_at.timestamp()),
+            iat=int(row.created_at.timestamp()),
+            grant_status=grant.status,
+            unit=grant.unit,
+            remaining_units=grants.view(grant).remaining_units,
+        )
+
+
+async def revoke_presented(kernel: Kernel, actor: Actor, token: str) -> None:
+    """End the token if it is the actor's; RFC 7009 §2.2: any other is answered alike."""
+    token_id = _token_id(kernel, token)
+    if token_id is not None:
+        try:
+            await revoke(kernel, actor, token_id)
+        except TokenNotFound:
+            return
+
+
+def _token_id(kernel: Kernel, token: str) -> UUID | None:
+    try:
+        return read_claims(kernel.keys.verify(TYP, token)).token_id
+    except InvalidToken:
+        return None
