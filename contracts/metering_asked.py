@@ -12,6 +12,7 @@ class Asked:
 
     ``sequence`` names the version, filter and order that pages follow one another in;
     ``after`` and ``until`` are row places of the version, None at the beginning or without rows.
+    Bulk delivery, which has no sequence, keeps the first byte and the one after the last there.
     What a way out does not know stays None or empty.
     """
 

@@ -17,6 +17,7 @@ from contracts import (
     usage_endpoints,
     usage_hold_endpoints,
 )
+from contracts.bulk import endpoints as bulk_endpoints
 from contracts.metering import close_meter
 from contracts.proxy import endpoints as proxy_endpoints
 from contracts.sharing import endpoints as sharing_endpoints
@@ -86,6 +87,7 @@ ROUTERS = (
     dispute_endpoints.router,
     contract_billing_endpoints.router,
     usage_endpoints.router,
+    bulk_endpoints.router,
     sharing_endpoints.router,
     usage_hold_endpoints.router,
     settlement_endpoints.router,

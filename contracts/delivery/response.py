@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -38,6 +39,9 @@ class MeteredResponse(Response):
     bytes than Content-Length announced.
     """
 
+    # Whether the bytes come from ``_chunks`` of a subclass, so that no length says how few.
+    streams: ClassVar[bool] = False
+
     def __init__(
         self,
         body: bytes,
@@ -56,7 +60,8 @@ class MeteredResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         unsent = unsent_of(scope)
-        if tells_unsent(scope) and unsent() == 0 and len(self._payload) <= SMALL_BYTES:
+        small = not self.streams and len(self._payload) <= SMALL_BYTES
+        if small and tells_unsent(scope) and unsent() == 0:
             try:
                 await self._send_small(send, unsent)
             finally:
@@ -66,7 +71,7 @@ class MeteredResponse(Response):
         watcher = asyncio.create_task(watch(receive, gone))
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._deadline_s):
+                async with asyncio.timeout(self._deadline_s) as self._limit:
                     await self._send(send, gone, unsent)
         finally:
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
@@ -105,6 +110,7 @@ class MeteredResponse(Response):
             self._waiting = min(self._waiting, left)
 
     async def _send(self, send: Send, gone: asyncio.Event, unsent: Unsent) -> None:
+        self._drained = partial(self._drain, gone, unsent)
         await send(
             {
                 "type": "http.response.start",

@@ -76,6 +76,8 @@ class RelayedResponse(MeteredResponse):
     has for the whole.
     """
 
+    streams = True
+
     def __init__(
         self,
         relay: Relay,

@@ -115,6 +115,8 @@ _ROLES = {
         "POST /v1/disputes/{dispute_id}/rulings/{ruling_id}/review",
     ),
     "delivery": (
+        "GET /v1/delivery/bulk",
+        "GET /v1/delivery/bulk/manifest",
         "GET /v1/delivery/proxy",
         "GET /v1/delivery/rows",
         "GET /v1/delivery/rows/count",

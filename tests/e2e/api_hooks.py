@@ -80,6 +80,8 @@ _RULES = {
     "price_needs_currency": "one parameter needs another",
     "price_off_tick": "the rules that an operator has set for the instrument",
     "price_outside_band": "see price_off_tick",
+    "range_invalid": "a range that ends before it begins has the same form",
+    "range_unsatisfiable": "the file's size",
     "rules_version_outdated": "the rules in force",
     "product_invalid": "what the draft says already",
     "reason_missing": "who asks: an operator states one",

@@ -1,7 +1,7 @@
 """How much was delivered: lost clients, slow clients, and those who hang up too early."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -178,3 +178,23 @@ async def test_a_small_answer_that_is_not_taken_ends_at_the_deadline() -> None:
         return 0 if len(asked) <= 2 else 7
 
     assert await deliver(Client(), b"0123456789", deadline_s=0.3, unsent=unsent) == 3
+
+
+async def test_a_stream_is_not_taken_for_a_small_answer_with_nothing_in_it() -> None:
+    class Streamed(MeteredResponse):
+        streams = True
+
+        async def _chunks(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"chunk"
+
+    counted: list[int] = []
+
+    async def finish(sent: int) -> None:
+        counted.append(sent)
+
+    client = Client()
+    response = Streamed(b"", media_type="text/csv", headers={}, deadline_s=5, finish=finish)
+    scope = {**SCOPE, "extensions": {UNSENT: lambda: 0}}
+    await response(scope, client.receive, client.send)
+    assert (bytes(client.got), client.complete, counted) == (b"chunk" * 3, True, [15])
