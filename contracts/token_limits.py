@@ -33,6 +33,7 @@ class WayOut(StrEnum):
     COUNT = "count"
     SHARING = "sharing"
     PROXY = "proxy"
+    BULK = "bulk"
 
 
 # Only these leave fields and rows out; the others send what is stored.

@@ -18,6 +18,7 @@ from tests.contracts.factories import Trade, bearer, make_trade, settled
 from tests.market.parties.factories import make_party
 
 ROWS, COUNT = "/v1/delivery/rows", "/v1/delivery/rows/count"
+BULK, MANIFEST = "/v1/delivery/bulk", "/v1/delivery/bulk/manifest"
 SHARES, PROFILE = "/v1/delta-sharing/shares", "/v1/delta-sharing/profile"
 
 
@@ -49,7 +50,7 @@ async def test_operations(client: httpx.AsyncClient, trade: Trade) -> None:
     refused = (403, "token_operation_refused")
     counting = (await mint(client, trade, operations=["count"]))["token"]
     assert (await read(client, counting, COUNT))[0] == 200
-    for path in (ROWS, SHARES, PROFILE, "/v1/delivery/proxy"):
+    for path in (ROWS, SHARES, PROFILE, "/v1/delivery/proxy", BULK, MANIFEST):
         assert await read(client, counting, path) == refused
     sharing = (await mint(client, trade, operations=["sharing"]))["token"]
     assert (await read(client, sharing, SHARES))[0] == 200
@@ -94,7 +95,14 @@ async def test_a_narrow_token_is_closed_to_ways_out_that_send_everything(
     client: httpx.AsyncClient, kernel: Kernel, trade: Trade, limits: dict[str, Any]
 ) -> None:
     narrow = (await mint(client, trade, **limits))["token"]
-    for path in (PROFILE, SHARES, f"{SHARES}/{trade.grant}/all-tables", "/v1/delivery/proxy"):
+    for path in (
+        PROFILE,
+        SHARES,
+        f"{SHARES}/{trade.grant}/all-tables",
+        "/v1/delivery/proxy",
+        BULK,
+        MANIFEST,
+    ):
         assert await read(client, narrow, path) == (403, "token_too_narrow")
     with pytest.raises(TokenTooNarrow):
         await rows_service(kernel).authorize(RowsRequest(token=narrow))
@@ -181,7 +189,7 @@ async def test_networks_go_by_the_socket_alone(
     assert (await read(client, near, limit=1))[0] == 200
     assert (await read(far_client, far, limit=1))[0] == 200
     assert (await read(far_client, far, SHARES))[0] == 200
-    for path in (ROWS, COUNT, SHARES, PROFILE, "/v1/delivery/proxy"):
+    for path in (ROWS, COUNT, SHARES, PROFILE, "/v1/delivery/proxy", BULK, MANIFEST):
         assert await read(client, far, path) == refused
         assert await read(far_client, near, path) == refused
     for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "True-Client-IP", "Client-IP"):
