@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.delivery.columns import Column, Family, quote
-from contracts.delivery.filter import Condition, Parameter
+from contracts.delivery.filter import ALWAYS, Condition, Parameter, both
 from contracts.errors import ColumnUnknown, OrderInvalid
 
 PLACE = "file_row_number"
@@ -81,8 +81,14 @@ def page_query(
     order: Sequence[SortKey],
     after: int | None,
     limit: int,
+    only: Condition = ALWAYS,
 ) -> Query:
-    """At most ``limit + 1`` rows after place ``after`` in the order; their place comes last."""
+    """At most ``limit + 1`` rows after place ``after`` in the order; their place comes last.
+
+    A row that ``only`` leaves out does not even serve as ``after``: what follows it would tell
+    how it sorts.
+    """
+    condition = both(only, condition)
     columns = ", ".join(column.sql for column in select)
     source = "read_parquet(?, file_row_number = true) t"
     start, seek = "", ""
@@ -90,8 +96,10 @@ def page_query(
     seek_values: list[Parameter] = []
     if after is not None and order:
         keys = ", ".join(f"{key.column.comparable} AS k{i}" for i, key in enumerate(order))
-        start = f"WITH last_row AS (SELECT {keys} FROM {source} WHERE t.{PLACE} = ?) "
-        parameters += [path, after]
+        start = (
+            f"WITH last_row AS (SELECT {keys} FROM {source} WHERE t.{PLACE} = ? AND ({only.sql})) "
+        )
+        parameters += [path, after, *only.parameters]
         source += ", last_row"
         seek, seek_values = f" AND {_beyond(order)}", [after]
     elif after is not None:
