@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID
 
 import httpcore
@@ -19,7 +20,14 @@ import orjson
 from contracts.proxy import json_schemas
 from contracts.proxy.breaker import Breakers
 from contracts.proxy.calls import Answer, AnswerBroken, Bounds, Caller
-from contracts.proxy.errors import UpstreamBusy, UpstreamCircuitOpen, UpstreamRefused
+from contracts.proxy.checkers import Late, TooCostly
+from contracts.proxy.errors import (
+    ParametersInvalid,
+    UpstreamBusy,
+    UpstreamCircuitOpen,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from contracts.proxy.models import Upstream, ViolationKind
 from contracts.proxy.schemas import Operation
 from contracts.proxy.templates import Injected, render
@@ -77,7 +85,7 @@ class Calls:
         async with self.open(request, deadline=deadline) as answer:
             try:
                 body = await answer.read()
-                _check(request, body)
+                await _check(request, body, deadline=answer.bounds.deadline)
             except (AnswerBroken, MarketError) as failure:
                 self.ended(request, failure)
                 raise
@@ -140,8 +148,26 @@ class Calls:
                 del self._running[upstream_id]
 
 
-def _check(request: Request, body: bytes) -> None:
-    """Raises AnswerBroken."""
+async def require_fitting(operation: Operation, parameters: dict[str, Any]) -> None:
+    """Raises ParametersInvalid (422), UpstreamBusy (503)."""
+    try:
+        body = json_schemas.json_of(parameters)
+        findings = await json_schemas.errors_of(operation.parameters, body)
+    except json_schemas.NotJson as error:
+        raise ParametersInvalid("They hold what JSON cannot carry.", param="parameters") from error
+    except TooCostly as error:
+        raise ParametersInvalid("Checking them costs too much.", param="parameters") from error
+    except Late as error:
+        raise UpstreamBusy(retry_after_s=1) from error
+    if findings:
+        first = findings[0]
+        raise ParametersInvalid(
+            first["message"], param=f"parameters{first['path']}", errors=findings
+        )
+
+
+async def _check(request: Request, body: bytes, *, deadline: float) -> None:
+    """Raises AnswerBroken, UpstreamTimeout (504)."""
 
     def broken(
         kind: ViolationKind, message: str, findings: list[dict[str, str]] | None = None
@@ -152,15 +178,26 @@ def _check(request: Request, body: bytes) -> None:
         )
 
     operation, secret = request.operation, request.secret
-    if secret and len(secret.value) >= _ECHO_MIN_CHARS and secret.value.encode() in body:
+    if secret and any(form in body for form in _forms(secret.bare)):
         raise broken(ViolationKind.ECHO, "It repeats the upstream's secret.")
     if operation.media_type != "application/json":
         return
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        findings = await json_schemas.errors_of(operation.answer, body, deadline=deadline)
+    except json_schemas.NotJson as error:
         raise broken(ViolationKind.SCHEMA, "It is not JSON.") from error
-    if operation.answer is not None:
-        findings = json_schemas.errors_of(operation.answer, value)
-        if findings:
-            raise broken(ViolationKind.SCHEMA, findings[0]["message"], findings)
+    except TooCostly as error:
+        raise broken(ViolationKind.SCHEMA, "Checking it costs too much.") from error
+    except Late as error:
+        raise UpstreamTimeout from error
+    if findings:
+        raise broken(ViolationKind.SCHEMA, findings[0]["message"], findings)
+
+
+def _forms(secret: str) -> frozenset[bytes]:
+    """How a secret reads in an answer that repeats it: as it is, in JSON, in an address."""
+    if len(secret) < _ECHO_MIN_CHARS:
+        return frozenset()
+    in_json = orjson.dumps(secret)[1:-1]
+    forms = (secret.encode(), in_json, in_json.replace(b"/", b"\\/"), quote(secret, "").encode())
+    return frozenset(forms)

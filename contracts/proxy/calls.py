@@ -14,11 +14,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
 
 import httpcore
 
-from contracts.proxy.dialing import AddressBlocked
+from contracts.proxy.dialing import AddressBlocked, BoundedHead
 from contracts.proxy.errors import (
     UpstreamBlocked,
     UpstreamFailed,
@@ -35,6 +36,10 @@ TRIES: Final = 3
 BACKOFF_S: Final = 0.05
 # Compressed bytes may exceed the decompressed bound by this: headers of incompressible data.
 RAW_MARGIN_BYTES: Final = 64 << 10
+_TURN_EVERY: Final = 64
+# Each chunk costs some 50 µs, whatever is in it: beyond so many they must hold so much on average.
+_CRUMBS_MAX: Final = 4_096
+_CRUMB_BYTES: Final = 16
 _DISCONNECTED: Final = "Server disconnected without sending a response."
 
 
@@ -85,8 +90,8 @@ class Answer:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body in pieces of at most 64 KiB or so.
 
-        Raises AnswerBroken beyond ``max_bytes`` or for bad gzip, UpstreamTimeout (504),
-        UpstreamFailed (502) when it ends early.
+        Raises AnswerBroken beyond ``max_bytes``, for bad gzip or thousands of tiny chunks,
+        UpstreamTimeout (504), UpstreamFailed (502) when it ends early.
         """
         inflater = Inflater() if self.compressed else None
         raw_left = self.bounds.max_bytes + RAW_MARGIN_BYTES
@@ -124,7 +129,10 @@ class Answer:
     async def _raw(self) -> AsyncIterator[bytes]:
         assert not isinstance(self.response.stream, bytes)
         source = aiter(self.response.aiter_stream())
-        while True:
+        for number in count(1):
+            if number % _TURN_EVERY == 0:
+                # One read may hold ten thousand chunks; others get their turn between them.
+                await asyncio.sleep(0)
             try:
                 async with asyncio.timeout(self.bounds.left_s):
                     raw = await anext(source, None)
@@ -134,6 +142,8 @@ class Answer:
                 raise UpstreamFailed("The answer broke off.") from error
             if raw is None:
                 return
+            if number > _CRUMBS_MAX and self.taken < number * _CRUMB_BYTES:
+                raise self._broken(ViolationKind.FRAMING, "It comes in crumbs.")
             yield raw
 
 
@@ -160,6 +170,9 @@ class Caller:
         UpstreamRefused (502), AnswerBroken.
         """
         response = await self._respond(outgoing, bounds)
+        connection = response.extensions.get("network_stream")
+        if isinstance(connection, BoundedHead):
+            connection.body_begins()
         try:
             yield _described(response, bounds)
         finally:

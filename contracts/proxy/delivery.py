@@ -1,11 +1,12 @@
 """A call through the proxy: reserved before, charged after, and only when it succeeded.
 
-Order: token, rate, policy, parameters, early refusal, reserve, upstream, check, send, settle.
+Order: token, rate, policy, early refusal, parameters, reserve, upstream, check, send, settle.
 Whatever fails before the last byte of a checked answer gives the reservation back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from contextlib import AsyncExitStack
@@ -32,8 +33,8 @@ from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
 from contracts.models import Unit
-from contracts.proxy import caching, json_schemas, kept, secrets, upstreams, violations
-from contracts.proxy.calling import Calls, Request
+from contracts.proxy import caching, kept, secrets, upstreams, violations
+from contracts.proxy.calling import Calls, Request, require_fitting
 from contracts.proxy.calls import AnswerBroken
 from contracts.proxy.dialing import GuardedNetwork
 from contracts.proxy.errors import (
@@ -95,7 +96,10 @@ class ProxyService:
 
     async def operations(self, token: str) -> OperationList:
         """What the token's grant may ask; free. Raises UpstreamNotFound (404) and as a call."""
-        _, context, _ = await rows_service(self._kernel).authorize(RowsRequest(token=token))
+        claims, context, _ = await rows_service(self._kernel).authorize(RowsRequest(token=token))
+        # What could be bought more of may be read with nothing left to spend.
+        with contextlib.suppress(QuotaExhausted):
+            await meter_of(self._kernel).admit(claims.grant_id, claims.token_id)
         upstream, _ = await self._upstream(context.product_id)
         found = upstreams.operations_of(upstream).values()
         return OperationList(items=[violations.shown(operation) for operation in found])
@@ -109,16 +113,19 @@ class ProxyService:
         charges anything.
         """
         key = checked_key(request.delivery_id)
-        asked, headers = await self._asked(request, key)
+        asking = RowsRequest(token=request.token, address=request.address)
+        claims, context, headers = await rows_service(self._kernel).authorize(asking)
         headers |= {"Delivery-Id": key, "X-Content-Type-Options": "nosniff"}
         meter = meter_of(self._kernel)
         earlier: Earlier | None = None
+        # First: a revoked token learns nothing and costs nothing.
         try:
-            await meter.admit(asked.claims.grant_id, asked.claims.token_id)
+            await meter.admit(claims.grant_id, claims.token_id)
         except QuotaExhausted:
-            earlier = await find_earlier(self._kernel, asked.claims.grant_id, request.delivery_id)
+            earlier = await find_earlier(self._kernel, claims.grant_id, request.delivery_id)
             if earlier is None:
                 raise
+        asked = await self._asked(request, claims, context, key)
         whole = self._fact(asked)
         outcome = earlier or await reserve_once(
             self._kernel,
@@ -134,9 +141,9 @@ class ProxyService:
             await meter.release(outcome)
             raise
 
-    async def _asked(self, request: ProxyRequest, key: str) -> tuple[_Asked, dict[str, str]]:
-        asking = RowsRequest(token=request.token, address=request.address)
-        claims, context, headers = await rows_service(self._kernel).authorize(asking)
+    async def _asked(
+        self, request: ProxyRequest, claims: Claims, context: Context, key: str
+    ) -> _Asked:
         upstream, secret = await self._upstream(context.product_id)
         operation = upstreams.operations_of(upstream).get(request.operation)
         if operation is None:
@@ -146,18 +153,12 @@ class ProxyService:
         if upstream.secret is not None and secret is None:
             raise UpstreamSecretMissing(retry_after_s=60)
         digest = _digest(upstream, operation, request.parameters)
-        findings = json_schemas.errors_of(operation.parameters, request.parameters)
-        if findings:
-            first = findings[0]
-            raise ParametersInvalid(
-                first["message"], param=f"parameters{first['path']}", errors=findings
-            )
-        asked = _Asked(
+        await require_fitting(operation, request.parameters)
+        return _Asked(
             *(claims, context, upstream, secret, operation, request.parameters, digest, key),
             delivery_id=request.delivery_id,
             address=request.address,
         )
-        return asked, headers
 
     async def _upstream(self, product_id: UUID) -> tuple[Upstream, UpstreamSecret | None]:
         async with self._kernel.unit_of_work() as uow:
@@ -183,6 +184,8 @@ class ProxyService:
             # Half a call is none: the client that lost it repeats it, and pays then.
             if sent < len(body):
                 await meter_of(self._kernel).release(hold)
+                # Else answers that nobody pays for could fill the database.
+                await kept.forget(self._kernel, asked.claims.grant_id, asked.delivery_id)
             else:
                 await self._settle(hold, fact)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 import httpcore
 from httpcore import SOCKET_OPTION, AsyncNetworkBackend, AsyncNetworkStream
@@ -19,9 +20,13 @@ from httpcore import SOCKET_OPTION, AsyncNetworkBackend, AsyncNetworkStream
 from contracts.proxy.addresses import blocked
 
 ADDRESSES_MAX: Final = 4
-# Look-ups block a thread each; slow name servers must not take those of everybody else.
-_RESOLVERS: Final = 8
-_lookups: ThreadPoolExecutor | None = None
+HEAD_MAX_BYTES: Final = 128 << 10
+_HEAD_READ_BYTES: Final = 8 << 10
+# Look-ups block a thread each, longer than any call waits for them; a name whose server is slow
+# has one at a time, so that it cannot take those of everybody else.
+_RESOLVERS: Final = 32
+_threads: ThreadPoolExecutor | None = None
+_running: dict[tuple[str, int], Future[list[str]]] = {}
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -36,13 +41,72 @@ class AddressBlocked(Exception):
 
 async def resolve(host: str, port: int) -> Sequence[str]:
     """The addresses of a name, as the system resolves it. Raises OSError."""
-    global _lookups
-    if _lookups is None:
-        _lookups = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="upstream-dns")
-    found = await asyncio.get_running_loop().run_in_executor(
-        _lookups, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    )
+    global _threads
+    if _threads is None:
+        _threads = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="upstream-dns")
+    asked = (host, port)
+    looking = _running.get(asked)
+    if looking is None:
+        looking = _running[asked] = _threads.submit(_look_up, host, port)
+        looking.add_done_callback(lambda _: _running.pop(asked, None))
+    # Shielded: who gives up waiting does not take the answer from the others.
+    return await asyncio.shield(asyncio.wrap_future(looking))
+
+
+def _look_up(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
+
+
+class BoundedHead(AsyncNetworkStream):
+    """A connection on which at most HEAD_MAX_BYTES come before the body begins.
+
+    The HTTP parser bounds each header block, but takes interim answers (1xx) without end.
+    """
+
+    def __init__(self, inner: AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._left: int | None = HEAD_MAX_BYTES
+
+    def body_begins(self) -> None:
+        """From here on the reader counts."""
+        self._left = None
+
+    async def read(
+        self,
+        max_bytes: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+    ) -> bytes:
+        """Raises RemoteProtocolError for a head that is too large."""
+        if self._left is None:
+            return await self._inner.read(max_bytes, timeout)
+        # In small reads: what a read brings is parsed in one turn of the loop.
+        found = await self._inner.read(min(max_bytes, _HEAD_READ_BYTES), timeout)
+        self._left -= len(found)
+        if self._left < 0:
+            raise httpcore.RemoteProtocolError("The head of the answer is too large.")
+        return found
+
+    async def write(
+        self,
+        buffer: bytes,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+    ) -> None:
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+    ) -> AsyncNetworkStream:
+        return BoundedHead(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
 
 
 class GuardedNetwork(AsyncNetworkBackend):
@@ -89,7 +153,7 @@ class GuardedNetwork(AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
                 continue
-            return await _same(stream, address)
+            return BoundedHead(await _same(stream, address))
         raise failure
 
     async def connect_unix_socket(

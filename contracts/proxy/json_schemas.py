@@ -1,39 +1,41 @@
 """JSON Schemas that sellers write: bounded before they are kept, and run without surprises.
 
 They are foreign programs. References are refused (a schema can then neither fetch anything nor
-call itself), patterns run on an engine of linear time, and messages never quote a value.
+call itself), they run in a process of their own (:mod:`contracts.proxy.schema_process`), and
+messages never quote a value.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from itertools import islice
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import orjson
-from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
 
+from contracts.proxy import checkers
+from contracts.proxy.checkers import Late, TooCostly
 from contracts.proxy.errors import SchemaInvalid
-from market.kernel.security import sha256_hex
 
 SCHEMA_MAX_BYTES: Final = 32 << 10
-ERRORS_MAX: Final = 10
-_MESSAGE_MAX: Final = 200
-_PATTERN_MAX_BYTES: Final = 1 << 20
-_COMPILED_MAX: Final = 1_000
+# For one schema or one set of parameters; wide, for machines that are busy otherwise.
+CHECK_S: Final = 20.0
 _REFERENCES: Final = frozenset(
     {"$ref", "$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor", "$schema"}
 )
-_MASK: Final = "(value)"
 
 Schema = Mapping[str, Any]
 
-_compiled: OrderedDict[bytes, Draft202012Validator] = OrderedDict()
+
+class NotJson(Exception):
+    """The value cannot be read as JSON, or JSON cannot carry it."""
 
 
-def checked(schema: Schema, *, param: str) -> dict[str, Any]:
-    """The schema as it will be stored. Raises SchemaInvalid (422) naming ``param``."""
+async def checked(schema: Schema, *, param: str, deadline: float | None = None) -> dict[str, Any]:
+    """The schema as it will be stored. Raises SchemaInvalid (422) naming ``param``.
+
+    ``deadline`` in monotonic seconds, by default in CHECK_S.
+    """
     try:
         text = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError) as error:
@@ -48,47 +50,46 @@ def checked(schema: Schema, *, param: str) -> dict[str, Any]:
     if found is not None:
         raise SchemaInvalid(f"{found} is not supported: write the schema out.", param=param)
     try:
-        _validator(text)
-    except (ValidationError, ValueError) as error:
-        message = getattr(error, "message", "")
-        raise SchemaInvalid(_plain(str(message)), param=param) from error
+        said = await checkers.ask(text, b"null", deadline=_until(deadline))
+    except (Late, TooCostly) as error:
+        raise SchemaInvalid("It costs too much time or memory.", param=param) from error
+    if "invalid_schema" in said:
+        raise SchemaInvalid(said["invalid_schema"], param=param)
     return kept
 
 
-def errors_of(schema: Schema, value: object) -> list[dict[str, str]]:
-    """Where ``value`` breaks a checked schema: up to ERRORS_MAX paths and messages, no values."""
-    validator = _validator(orjson.dumps(schema, option=orjson.OPT_SORT_KEYS))
-    return [
-        {
-            "path": _plain("/".join(["", *(str(part) for part in error.instance_path)])),
-            "message": _plain(error.message),
-            "rule": _plain("/".join(["", *(str(part) for part in error.schema_path)])),
-        }
-        for error in islice(validator.iter_errors(value), ERRORS_MAX)
-    ]
+async def errors_of(
+    schema: Schema | None, body: bytes, *, deadline: float | None = None
+) -> list[dict[str, str]]:
+    """Where JSON text breaks a checked schema: up to 10 paths and messages, no values.
+
+    Of more than 64 KiB only the first finding. No schema allows all JSON. ``deadline`` in
+    monotonic seconds, by default in CHECK_S. Raises NotJson, TooCostly, Late, and SchemaInvalid
+    (422) for a schema that was never checked.
+    """
+    text = b"true" if schema is None else orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
+    said = await checkers.ask(text, body, deadline=_until(deadline))
+    if "invalid_schema" in said:
+        raise SchemaInvalid(said["invalid_schema"])
+    if "not_json" in said:
+        raise NotJson
+    findings: list[dict[str, str]] = said["findings"]
+    return findings
 
 
-def digest(schema: Schema) -> str:
-    """SHA-256 of the schema's canonical form."""
-    return sha256_hex(orjson.dumps(schema, option=orjson.OPT_SORT_KEYS))
+def json_of(value: object) -> bytes:
+    """The value as JSON text. Raises NotJson."""
+    try:
+        return orjson.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise NotJson from error
 
 
-def _validator(text: bytes) -> Draft202012Validator:
-    known = _compiled.get(text)
-    if known is None:
-        known = _compiled[text] = Draft202012Validator(
-            orjson.loads(text),
-            mask=_MASK,
-            offline=True,
-            pattern_options=RegexOptions(size_limit=_PATTERN_MAX_BYTES),
-        )
-        if len(_compiled) > _COMPILED_MAX:
-            _compiled.popitem(last=False)
-    _compiled.move_to_end(text)
-    return known
+def _until(deadline: float | None) -> float:
+    return time.monotonic() + CHECK_S if deadline is None else deadline
 
 
-def _references(value: object) -> Any:
+def _references(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         # A property may be called "$ref"; forbidding that too is simpler than telling them apart.
         yield from (key for key in value if key in _REFERENCES)
@@ -97,8 +98,3 @@ def _references(value: object) -> Any:
     elif isinstance(value, list):
         for part in value:
             yield from _references(part)
-
-
-def _plain(text: str) -> str:
-    """Printable, short: names in an answer are the upstream's, and end up in logs and pages."""
-    return "".join(char if char.isprintable() else "?" for char in text[:_MESSAGE_MAX])

@@ -24,6 +24,7 @@ INSERT INTO contracts.proxy_answer
     (grant_id, delivery_key, query_sha256, media_type, body, kept_until)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (grant_id, delivery_key) DO NOTHING
 """
+_FORGET: Final = "DELETE FROM contracts.proxy_answer WHERE grant_id = $1 AND delivery_key = $2"
 _PRUNE: Final = text(
     "DELETE FROM contracts.proxy_answer WHERE (grant_id, delivery_key) IN ("
     "SELECT grant_id, delivery_key FROM contracts.proxy_answer WHERE kept_until <= :now "
@@ -59,6 +60,14 @@ async def keep(
         await (await uow.raw()).execute(
             _KEEP, grant_id, delivery_id, query_sha256, media_type, body, uow.now + REPLAY_FREE
         )
+
+
+async def forget(kernel: Kernel, grant_id: UUID, delivery_id: str | None) -> None:
+    """Delete the answer of a delivery that was not charged; its repetition asks again."""
+    if delivery_id is None:
+        return
+    async with kernel.unit_of_work() as uow:
+        await (await uow.raw()).execute(_FORGET, grant_id, delivery_id)
 
 
 async def prune(kernel: Kernel) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
@@ -11,9 +12,12 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.delivery.response import Finish, MeteredResponse
 from contracts.proxy.calls import Answer, AnswerBroken
+from contracts.proxy.errors import UpstreamFailed, UpstreamTimeout
 from market.kernel.errors import MarketError
 from market.kernel.logging import get_logger
 
+# An upstream may hang up on a client that takes nothing for so long.
+STALL_S: Final = 5.0
 # A piece is what the client pays or does not pay for together with those before it.
 PIECE_BYTES: Final = 64 << 10
 
@@ -25,10 +29,16 @@ class _Broken(Exception):
 
 
 class Relay:
-    """What has gone through. ``failure`` is the upstream's, None as long as it is fine."""
+    """What has gone through. ``failure`` is the upstream's, None as long as it is fine.
+
+    A client that took longer than the upstream until the deadline passed has left midway, and so
+    has one before whose next piece the upstream hung up after STALL_S. Else a reader that stalls
+    before the last piece would have had all others for nothing.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
+        self._begun = time.monotonic()
         self.digest = hashlib.sha256()
         self.failure: AnswerBroken | MarketError | None = None
         self.passed = 0
@@ -36,17 +46,26 @@ class Relay:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The answer's pieces. Raises _Broken once the upstream fails."""
+        waited_s = stalled_s = 0.0
         try:
             async for chunk in self.answer.chunks():
+                stalled_s = 0.0
                 for start in range(0, len(chunk), PIECE_BYTES):
                     piece = chunk[start : start + PIECE_BYTES]
+                    given = time.monotonic()
                     yield piece
+                    stalled_s += time.monotonic() - given
                     # After the yield: a piece that the transport did not take is not counted.
                     self.digest.update(piece)
                     self.passed += len(piece)
+                waited_s += stalled_s
             self.whole = True
         except (AnswerBroken, MarketError) as error:
-            self.failure = error
+            took_s = time.monotonic() - self._begun - waited_s
+            late = isinstance(error, UpstreamTimeout) and waited_s > took_s
+            dropped = isinstance(error, UpstreamFailed) and stalled_s >= STALL_S
+            if not (late or dropped):
+                self.failure = error
             raise _Broken from error
 
 

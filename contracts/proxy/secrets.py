@@ -57,7 +57,7 @@ def injected(kernel: Kernel, upstream: Upstream, row: UpstreamSecret | None) -> 
         return None
     place = SecretPlace.model_validate(upstream.secret)
     opened = envelope_of(kernel).open(row.sealed, context=upstream.id.bytes).decode()
-    return Injected(place.place, place.name, place.prefix + opened)
+    return Injected(place.place, place.name, place.prefix + opened, opened)
 
 
 async def drop(uow: UnitOfWork, upstream_id: UUID) -> None:

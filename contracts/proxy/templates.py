@@ -41,11 +41,12 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A secret and its place."""
+    """A secret and its place; ``bare`` is it without its prefix."""
 
     place: str
     name: str
     value: str
+    bare: str
 
 
 def checked_base(url: str, *, sandbox: bool, loopback: bool) -> str:

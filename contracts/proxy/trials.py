@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
-from contracts.proxy import json_schemas, secrets, upstreams
-from contracts.proxy.calling import Request
+from contracts.proxy import secrets, upstreams
+from contracts.proxy.calling import Request, require_fitting
 from contracts.proxy.calls import AnswerBroken
 from contracts.proxy.delivery import proxy_service
 from contracts.proxy.errors import OperationNotFound, ParametersInvalid, UpstreamSecretMissing
@@ -28,7 +28,7 @@ async def run(kernel: Kernel, actor: Actor, upstream_id: UUID, body: TrialBody) 
     The answer is read, checked and thrown away: what an address answers is nothing to show to
     whoever can name addresses. A streamed operation is tried up to its first bytes. Raises
     UpstreamNotFound, OperationNotFound (404), UpstreamRetired (409), ParametersInvalid (422),
-    RateLimited (429), SecretsUnavailable (503); how the call itself failed is in the view.
+    RateLimited (429), SecretsUnavailable, UpstreamBusy (503); how the call failed is in the view.
     """
     async with kernel.unit_of_work() as uow:
         upstream, stored = await upstreams.own(uow, actor, upstream_id)
@@ -37,9 +37,7 @@ async def run(kernel: Kernel, actor: Actor, upstream_id: UUID, body: TrialBody) 
     operation = upstreams.operations_of(upstream).get(body.operation)
     if operation is None:
         raise OperationNotFound(param="operation")
-    findings = json_schemas.errors_of(operation.parameters, body.parameters)
-    if findings:
-        raise ParametersInvalid(findings[0]["message"], param="parameters", errors=findings)
+    await require_fitting(operation, body.parameters)
     secret = secrets.injected(kernel, upstream, stored)
     if upstream.secret is not None and stored is None:
         # Not a refusal: the seller is being told what is still missing.

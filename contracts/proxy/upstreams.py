@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 from uuid import UUID
 
@@ -67,7 +68,7 @@ async def register(
     ``upstream.registered``.
     """
     actor.require(Role.SELLER)
-    base_url, operations = _checked(kernel, body)
+    base_url, operations = await _checked(kernel, body)
     async with kernel.unit_of_work() as uow:
         await lock_own_product(uow, actor, product_id)
         await require_verified(uow, actor.party_id)
@@ -105,7 +106,7 @@ async def replace(
     because it was given for that host. Raises UpstreamNotFound (404), UpstreamRetired (409),
     PreconditionFailed (412), and as :func:`register`. Emits ``upstream.replaced``.
     """
-    base_url, operations = _checked(kernel, body)
+    base_url, operations = await _checked(kernel, body)
     async with kernel.unit_of_work() as uow:
         row = await _lock(uow, actor, upstream_id)
         require_version(revision, row.revision)
@@ -259,7 +260,7 @@ def _origin(base_url: str) -> str:
     return "/".join(base_url.split("/", 3)[:3])
 
 
-def _checked(kernel: Kernel, body: UpstreamInput) -> tuple[str, list[Operation]]:
+async def _checked(kernel: Kernel, body: UpstreamInput) -> tuple[str, list[Operation]]:
     """What will be stored, or UpstreamInvalid, OperationInvalid, SchemaInvalid (422)."""
     settings = kernel.settings
     base_url = checked_base(
@@ -271,15 +272,20 @@ def _checked(kernel: Kernel, body: UpstreamInput) -> tuple[str, list[Operation]]
     names = [operation.name for operation in body.operations]
     if len(set(names)) < len(names):
         raise UpstreamInvalid("Each operation has a name of its own.", param="operations")
+    until = time.monotonic() + json_schemas.CHECK_S
     operations = [
-        _operation(operation, secret, param=f"operations.{number}")
+        await _operation(operation, secret, param=f"operations.{number}", deadline=until)
         for number, operation in enumerate(body.operations)
     ]
     return base_url, operations
 
 
-def _operation(operation: Operation, secret: SecretPlace | None, *, param: str) -> Operation:
-    parameters = json_schemas.checked(operation.parameters, param=f"{param}.parameters")
+async def _operation(
+    operation: Operation, secret: SecretPlace | None, *, param: str, deadline: float
+) -> Operation:
+    parameters = await json_schemas.checked(
+        operation.parameters, param=f"{param}.parameters", deadline=deadline
+    )
     properties = parameters.get("properties")
     known = properties if isinstance(properties, dict) else {}
     if parameters.get("type") != "object":
@@ -293,7 +299,7 @@ def _operation(operation: Operation, secret: SecretPlace | None, *, param: str) 
             raise OperationInvalid(
                 "Only JSON that is not streamed can be checked.", param=f"{param}.answer"
             )
-        answer = json_schemas.checked(answer, param=f"{param}.answer")
+        answer = await json_schemas.checked(answer, param=f"{param}.answer", deadline=deadline)
     if operation.stream and operation.cache_ttl_s:
         raise OperationInvalid("A stream is not cached.", param=f"{param}.cache_ttl_s")
     if operation.method != "GET" and operation.cache_ttl_s:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from market.kernel.context import Kernel
 from market.kernel.db import DatabaseUnavailable
+from market.kernel.errors import MarketError
 from market.kernel.ids import new_id
 from settlement import ledger
 from settlement.accounts import AccountKind, AccountRef
@@ -95,12 +96,14 @@ async def verified(kernel: Kernel) -> Report:
 async def together(*work: Coroutine[Any, Any, T]) -> list[T | BaseException]:
     """Run at once, each in a context of its own (units of work are guarded per context).
 
-    Raises the first DatabaseUnavailable: a slow database is never one of the outcomes in question.
+    Raises the first DatabaseUnavailable and what is no refusal of ours: a slow database and a bug
+    are never among the outcomes in question.
     """
     tasks = [asyncio.create_task(item, context=contextvars.copy_context()) for item in work]
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     for answer in answers:
-        if type(answer) is DatabaseUnavailable:
+        refused = isinstance(answer, MarketError) and type(answer) is not DatabaseUnavailable
+        if isinstance(answer, BaseException) and not refused:
             raise answer
     return answers
 

@@ -1,11 +1,14 @@
 """A forbidden address is refused before a connection: nothing is ever dialed there."""
 
+import asyncio
+import threading
 from collections.abc import Iterable, Sequence
 
 import httpcore
 import pytest
 from httpcore import SOCKET_OPTION, AsyncNetworkBackend, AsyncNetworkStream
 
+from contracts.proxy import dialing
 from contracts.proxy.dialing import AddressBlocked, GuardedNetwork, Resolve
 from tests.contracts.proxy.servers import json_of, serving
 
@@ -119,3 +122,27 @@ async def test_an_unknown_name_is_unreachable() -> None:
 async def test_unix_sockets_are_no_upstreams() -> None:
     with pytest.raises(AddressBlocked):
         await GuardedNetwork(inner=Dialer()).connect_unix_socket("/run/postgres.sock")
+
+
+async def test_a_slow_name_takes_one_thread_and_who_gives_up_takes_nothing_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    go_on = threading.Event()
+
+    def slowly(host: str, port: int) -> list[str]:
+        asked.append(host)
+        assert go_on.wait(60)
+        return [PUBLIC]
+
+    monkeypatch.setattr(dialing, "_look_up", slowly)
+    waiting = [asyncio.create_task(dialing.resolve("slow.example.com", 443)) for _ in range(40)]
+    other = asyncio.create_task(dialing.resolve("other.example.com", 443))
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    go_on.set()
+    found = await asyncio.gather(*waiting, other, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert found[1:] == [[PUBLIC]] * 40
+    assert sorted(asked) == ["other.example.com", "slow.example.com"]
+    assert dialing._running == {}

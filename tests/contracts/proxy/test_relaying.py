@@ -47,9 +47,11 @@ class Reader:
                 self._left.set()
 
 
-async def stream(kernel: Kernel, offer: Offer, reader: Reader) -> None:
+async def stream(
+    kernel: Kernel, offer: Offer, reader: Reader, *, delivery_id: str | None = None
+) -> None:
     """One streamed call, as the server plays it."""
-    request = ProxyRequest(token=offer.token, operation="x", parameters={})
+    request = ProxyRequest(offer.token, "x", {}, delivery_id)
     response = await proxy_service(kernel).deliver(request)
     await response(SCOPE, reader.receive, reader.send)
 
@@ -87,7 +89,7 @@ async def test_an_endless_stream_is_cut_at_its_bound_free_and_in_little_memory(
     make_offer: MakeOffer, kernel: Kernel
 ) -> None:
     offer = await make_offer(x=servers.endless)
-    await offer.register(streamed(32 * MIB))
+    await offer.register(streamed(8 * MIB))
     reader = Reader()
     tracemalloc.start()
     try:
@@ -96,8 +98,8 @@ async def test_an_endless_stream_is_cut_at_its_bound_free_and_in_little_memory(
     finally:
         tracemalloc.stop()
     assert not reader.whole
-    assert reader.taken <= 32 * MIB
-    assert peak < 16 * MIB
+    assert reader.taken <= 8 * MIB
+    assert peak < 4 * MIB
     assert await settled(kernel, offer.trade) == 0
     assert [row["kind"] for row in await offer.violations()] == ["size"]
 
@@ -142,9 +144,56 @@ async def test_who_left_before_gets_and_pays_nothing(make_offer: MakeOffer, kern
 async def test_a_buffered_answer_that_is_not_taken_whole_is_free(
     make_offer: MakeOffer, kernel: Kernel
 ) -> None:
-    offer = await make_offer(x=servers.json_of(["x" * 100] * 10_000))
-    await offer.register(operation())
+    counter = servers.in_turn(
+        servers.json_of(["x" * 100] * 10_000), servers.json_of(["y" * 100] * 10_000)
+    )
+    offer = await make_offer(x=counter)
+    await offer.register(operation(max_bytes=2 * MIB))
     reader = Reader(leaves_after=1)
-    await stream(kernel, offer, reader)
+    await stream(kernel, offer, reader, delivery_id="call-0001")
     assert 0 < reader.taken < 1_000_000
     assert await settled(kernel, offer.trade) == 0
+    # Nothing of it is kept: the repetition is a call like the first.
+    again = await offer.call(Delivery_Id="call-0001")
+    assert again.json() == ["y" * 100] * 10_000
+    assert (again.headers["meter-charged"], len(offer.server.asked)) == ("1", 2)
+
+
+class Halting(Reader):
+    """Takes ``pieces`` messages, then nothing until the time that the upstream has is over."""
+
+    def __init__(self, pieces: int, *, stalls_s: float) -> None:
+        super().__init__()
+        self._pieces = pieces
+        self._stalls_s = stalls_s
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        self._pieces -= 1
+        if self._pieces == 0:
+            await asyncio.sleep(self._stalls_s)
+
+
+async def test_who_stalls_until_the_upstream_runs_out_of_time_pays(
+    make_offer: MakeOffer, kernel: Kernel
+) -> None:
+    begun = servers.head(200, {"content-type": OCTETS, "content-length": str(4 * MIB)})
+
+    async def part(_asked: servers.Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(begun + bytes(3 * MIB))
+        await writer.drain()
+        await asyncio.sleep(3_600)
+
+    offer = await make_offer(x=part)
+    await offer.register(operation(media_type=OCTETS, stream=True, max_bytes=4 * MIB, timeout_s=2))
+    # The upstream itself hangs: free.
+    await stream(kernel, offer, reader := Reader())
+    assert (reader.taken, reader.whole) == (3 * MIB, False)
+    assert await settled(kernel, offer.trade) == 0
+    # The reader does, for longer than the upstream had: it has what it took.
+    await stream(kernel, offer, reader := Halting(3, stalls_s=2.5))
+    assert 0 < reader.taken < 3 * MIB
+    assert await settled(kernel, offer.trade) == 1
+    record = await usage(kernel, offer)
+    assert record is not None
+    assert (record.units, record.complete) == (1, False)

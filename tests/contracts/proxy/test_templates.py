@@ -43,10 +43,10 @@ def test_a_post_carries_json() -> None:
 
 
 def test_the_secret_goes_where_it_belongs_and_cannot_be_given_by_the_buyer() -> None:
-    header = rendered({"id": 1}, secret=Injected("header", "Authorization", "Bearer s"))
+    header = rendered({"id": 1}, secret=Injected("header", "Authorization", "Bearer s", "s"))
     assert dict(header.headers)["Authorization"] == "Bearer s"
     assert "Bearer" not in header.url
-    query = rendered({"id": 1, "key": "mine"}, secret=Injected("query", "key", "a b&c"))
+    query = rendered({"id": 1, "key": "mine"}, secret=Injected("query", "key", "a b&c", "a b&c"))
     assert query.url == f"{BASE}/items/1?key=a%20b%26c"
 
 
