@@ -21,6 +21,7 @@ from contracts.schemas import (
     RowsPage,
     TerminationBody,
     TokenBody,
+    TokenDetail,
     TokenView,
     TraceView,
     UsageView,
@@ -142,6 +143,12 @@ async def list_tokens(
 ) -> Page[TokenView]:
     """A grant's delivery tokens without their secrets, newest first."""
     return await tokens.list_tokens(kernel, actor, grant_id, page=page)
+
+
+@router.get("/v1/tokens/{token_id}", responses=problems(401, 404, 422))
+async def show_token(kernel: KernelDep, actor: ActorDep, token_id: TokenId) -> TokenDetail:
+    """A delivery token without its secret, and what its grant has left."""
+    return await tokens.get_token(kernel, actor, token_id)
 
 
 @router.delete("/v1/tokens/{token_id}", status_code=204, responses=problems(401, 404, 422))

@@ -5,7 +5,8 @@ NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, A
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
            DeliveryIdExpired, AdjustmentOpen, AdjustmentExceedsEscrow, AdjustmentRefused,
            ResaleGrantInactive, ResaleUnitsShort
-Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowed
+Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowed,
+            TokenAddressRefused, TokenOperationRefused, TokenFieldRefused, TokenTooNarrow
 PaymentRequired ─ QuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
 Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
@@ -66,6 +67,28 @@ class PolicyRefused(Forbidden):
 class TokenForOtherGrant(Forbidden):
     code, title = "token_other_grant", "The token belongs to another grant"
     default_hint = "Use a token minted for this grant."
+
+
+class TokenAddressRefused(Forbidden):
+    code, title = "token_address_refused", "The token may not be used from this address"
+    default_hint = "Its `networks` name the addresses that it is for."
+
+
+class TokenOperationRefused(Forbidden):
+    code, title = "token_operation_refused", "The token may not be used for this"
+    default_hint = "Its `operations` name what it is for."
+
+
+class TokenFieldRefused(Forbidden):
+    """Extra member ``field``: the column that the token may not use."""
+
+    code, title = "token_field_refused", "The token may not use this field"
+    default_hint = "Its `fields` name those that it may select, filter and order by."
+
+
+class TokenTooNarrow(Forbidden):
+    code, title = "token_too_narrow", "This way out cannot keep to the token's limits"
+    default_hint = "Tokens with `fields` or a `row_filter` are for the rows API."
 
 
 class GrantSuspended(Forbidden):

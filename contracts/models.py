@@ -282,7 +282,10 @@ class Grant(SQLModel, table=True):
 
 
 class DeliveryToken(SQLModel, table=True):
-    """A minted delivery token, known by its ``jti``; the token itself is not stored."""
+    """A minted delivery token, known by its ``jti``; the token itself is not stored.
+
+    ``limits`` is a :class:`contracts.token_limits.TokenLimits` without its nulls.
+    """
 
     __tablename__ = "delivery_token"
     __table_args__ = (
@@ -297,6 +300,10 @@ class DeliveryToken(SQLModel, table=True):
     credential_id: UUID = Field(sa_column=uuid_column())
     label: str = Field(sa_column=text_column())
     purpose: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    limits: dict[str, Any] = Field(
+        default_factory=dict,
+        sa_column=Column(JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    )
     created_at: datetime = Field(sa_column=moment_column())
     expires_at: datetime = Field(sa_column=moment_column())
     revoked_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))

@@ -8,6 +8,7 @@ from pydantic import Field
 from contracts.agreement_states import AgreementStatus
 from contracts.models import Ending, GrantStatus, PlanKind, Unit
 from contracts.policy import Policy, Purpose
+from contracts.token_limits import TokenLimits
 from market.kernel.ids import (
     AgreementId,
     CertificateId,
@@ -184,7 +185,7 @@ class GrantView(Schema):
     ended_at: datetime | None
 
 
-class TokenBody(Schema):
+class TokenBody(TokenLimits):
     """A delivery token to mint. It never outlives its grant."""
 
     ttl_s: Annotated[int, Field(strict=True, ge=1, le=TOKEN_TTL_MAX_S)] = 3_600
@@ -192,7 +193,7 @@ class TokenBody(Schema):
     purpose: Purpose | None = Field(default=None, description="Declared use; must be agreed.")
 
 
-class TokenView(Schema):
+class TokenView(TokenLimits):
     """A delivery token without its secret."""
 
     id: TokenId
@@ -202,6 +203,16 @@ class TokenView(Schema):
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None
+
+
+class TokenDetail(TokenView):
+    """A delivery token, and what its grant has left."""
+
+    grant_status: GrantStatus
+    unit: Unit
+    remaining_units: Count | None = Field(
+        description="Of the grant, which all its tokens share; null: no bound."
+    )
 
 
 class MintedToken(TokenView):

@@ -28,6 +28,7 @@ class Introspection(Schema):
     aud: GrantId | None = None
     exp: int | None = None
     iat: int | None = None
+    scope: str | None = Field(default=None, description="Its operations; null: all.")
     grant_status: GrantStatus | None = None
     unit: Unit | None = None
     remaining_units: Count | None = Field(
@@ -58,6 +59,7 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
             aud=row.grant_id,
             exp=int(row.expires_at.timestamp()),
             iat=int(row.created_at.timestamp()),
+            scope=" ".join(row.limits.get("operations", ())) or None,
             grant_status=grant.status,
             unit=grant.unit,
             remaining_units=grants.view(grant).remaining_units,

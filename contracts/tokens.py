@@ -18,11 +18,14 @@ from sqlalchemy import func, text
 from sqlmodel import col, select
 
 from contracts.agreements import get_agreement
+from contracts.delivery.columns import columns_of
 from contracts.errors import GrantClosed, GrantNotFound, TokenExpired, TokenNotFound
-from contracts.grants import block, find
+from contracts.grants import block, find, settle_buffered, view
 from contracts.models import DeliveryToken, Grant, GrantStatus
 from contracts.policy import Access, evaluate, parse_policy
-from contracts.schemas import MintedToken, TokenBody, TokenView
+from contracts.schemas import MintedToken, TokenBody, TokenDetail, TokenView
+from contracts.token_limits import limits_of
+from listings import offers
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id, parse, show
@@ -87,7 +90,8 @@ async def mint(kernel: Kernel, actor: Actor, grant_id: UUID, body: TokenBody) ->
     """A new delivery token for the buyer of a grant; all its tokens share one quota.
 
     Raises GrantNotFound (404), also for the seller; GrantClosed (409) when the grant has ended
-    or has too many live tokens; PolicyRefused (403) for a purpose that was not agreed.
+    or has too many live tokens; PolicyRefused (403) for a purpose that was not agreed;
+    ColumnUnknown, FilterInvalid (422) for limits that do not fit the version.
     """
     async with kernel.unit_of_work() as uow:
         grant = await find(uow, grant_id, actor)
@@ -98,6 +102,8 @@ async def mint(kernel: Kernel, actor: Actor, grant_id: UUID, body: TokenBody) ->
         party = await get_party(uow, grant.buyer_id)
         access = Access(party.jurisdiction, uow.now, grant.delivery_count, body.purpose)
         evaluate(parse_policy(agreement.terms["policy"]), access)
+        version = await offers.get_version(uow, grant.product_version_id)
+        body.require_columns(columns_of(version.columns))
         left_s = int((grant.expires_at - uow.now).total_seconds())
         ttl_s = max(1, min(body.ttl_s, left_s))
         token_id = new_id()
@@ -117,6 +123,7 @@ async def mint(kernel: Kernel, actor: Actor, grant_id: UUID, body: TokenBody) ->
             credential_id=actor.credential_id,
             label=body.label,
             purpose=body.purpose,
+            limits=limits_of(body),
             created_at=uow.now,
             expires_at=uow.now + timedelta(seconds=ttl_s),
         )
@@ -159,6 +166,28 @@ async def list_tokens(
         return Page[TokenView].of([_view(row) for row in rows], page.limit, [(r.id,) for r in rows])
 
 
+async def get_token(kernel: Kernel, actor: Actor, token_id: UUID) -> TokenDetail:
+    """One token, for both parties of its grant and overseers.
+
+    Raises TokenNotFound (404), also when it was revoked: the grant's list still has it.
+    """
+    await settle_buffered(kernel)
+    async with kernel.unit_of_work() as uow:
+        row = await uow.session.get(DeliveryToken, token_id)
+        if row is None or row.revoked_at is not None:
+            raise TokenNotFound(param="token_id")
+        try:
+            grant = view(await find(uow, row.grant_id, actor))
+        except GrantNotFound as error:
+            raise TokenNotFound(param="token_id") from error
+        return TokenDetail(
+            **_view(row).model_dump(),
+            grant_status=grant.status,
+            unit=grant.unit,
+            remaining_units=grant.remaining_units,
+        )
+
+
 async def revoke(kernel: Kernel, actor: Actor, token_id: UUID) -> None:
     """End a token at once; repeating it changes nothing. Raises TokenNotFound (404).
 
@@ -191,4 +220,5 @@ def _view(row: DeliveryToken) -> TokenView:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        **row.limits,
     )

@@ -34,6 +34,7 @@ from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
 from contracts.models import Unit
+from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from listings import offers
 from market.kernel.context import Kernel
@@ -71,9 +72,11 @@ class _Order:
     address: str | None
 
 
-async def manifest(kernel: Kernel, token: str) -> BulkManifest:
+async def manifest(kernel: Kernel, token: str, *, address: str | None) -> BulkManifest:
     """What the download is and costs; free. Raises as :func:`download` does before its meter."""
-    _, context, _ = await rows_service(kernel).authorize(RowsRequest(token=token))
+    _, context, _ = await rows_service(kernel).authorize(
+        RowsRequest(token=token, address=address, operation=WayOut.BULK)
+    )
     file, _ = await _file(kernel, context)
     return BulkManifest(
         version_id=context.version_id,
@@ -96,7 +99,7 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     """
     key = checked_key(request.delivery_id)
     claims, context, headers = await rows_service(kernel).authorize(
-        RowsRequest(token=request.token)
+        RowsRequest(token=request.token, address=request.address, operation=WayOut.BULK)
     )
     file, path = await _file(kernel, context)
     asked = parse_range(request.range, file.size)

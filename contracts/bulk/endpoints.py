@@ -51,6 +51,10 @@ def _file_answer(description: str, *more: str) -> dict[str, Any]:
     }
 
 
+def _peer(http: Request) -> str | None:
+    return None if http.client is None else http.client.host
+
+
 @router.get(
     "/v1/delivery/bulk",
     response_class=Response,
@@ -83,12 +87,12 @@ async def download_version(
     Send a Delivery-Id of your own, and repeat it with `Range` after a broken connection: what was
     charged under it is not charged again for 24 hours.
     """
-    address = None if http.client is None else http.client.host
+    address = _peer(http)
     request = BulkRequest(token, range_, if_range, delivery_id, address)
     return await download(kernel, request)
 
 
 @router.get("/v1/delivery/bulk/manifest", responses=problems(401, 403, 404, 410, 422, 429, 503))
-async def show_bulk_manifest(kernel: KernelDep, token: TokenDep) -> BulkManifest:
+async def show_bulk_manifest(kernel: KernelDep, http: Request, token: TokenDep) -> BulkManifest:
     """Size, checksum and price in units of the download; free."""
-    return await manifest(kernel, token)
+    return await manifest(kernel, token, address=_peer(http))

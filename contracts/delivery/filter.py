@@ -77,6 +77,13 @@ class _Token:
         return lowered if self.kind == "word" and lowered in _KEYWORDS else None
 
 
+def both(first: Condition, second: Condition) -> Condition:
+    """Rows that satisfy each of the two."""
+    if first is ALWAYS or second is ALWAYS:
+        return second if first is ALWAYS else first
+    return Condition(f"({first.sql}) AND ({second.sql})", (*first.parameters, *second.parameters))
+
+
 def compile_filter(text: str | None, columns: Mapping[str, Column]) -> Condition:
     """Parse and type-check ``text`` against ``columns``.
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -20,8 +21,9 @@ import pyarrow as pa
 
 from contracts.delivery import sql
 from contracts.delivery.columns import Column, columns_of
+from contracts.delivery.door import door_of
 from contracts.delivery.engine import Engine, engine_of
-from contracts.delivery.filter import compile_filter
+from contracts.delivery.filter import ALWAYS, Condition, both, compile_filter
 from contracts.delivery.formats import MEDIA_TYPES, Format, PageMarks, encode, negotiate
 from contracts.delivery.once import (
     Earlier,
@@ -45,6 +47,7 @@ from contracts.metering_records import Fact
 from contracts.models import Agreement, Grant, Unit
 from contracts.policy import Access, Policy, evaluate, parse_policy
 from contracts.schemas import RowCount
+from contracts.token_limits import WayOut
 from contracts.tokens import Claims, TokenVerifier
 from listings import offers
 from market.kernel.context import Kernel
@@ -80,6 +83,8 @@ class RowsRequest:
     accept: str | None = None
     delivery_id: str | None = None
     address: str | None = None
+    # The way out that asks; unnamed, it is closed to tokens with limits on what they may read.
+    operation: WayOut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ class Context:
     country: str
     delivery_count: int
     blob_key: str
-    columns: dict[str, Column]
+    columns: Mapping[str, Column]
+    only: Condition = ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ class RowsService:
     async def deliver(self, request: RowsRequest) -> MeteredResponse:
         """A page of rows, charged when it is sent.
 
-        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, GrantSuspended (403),
+        Raises as :meth:`authorize`, GrantSuspended (403),
         TokenExpired, TokenRevoked, GrantRevoked, GrantExpired (410), QuotaExhausted (402),
         RateLimited (429), FormatNotOffered (406), FilterInvalid, ColumnUnknown, OrderInvalid,
         BadCursor, DeliveryIdInvalid, DeliveryIdReused (422), DeliveryInProgress,
@@ -138,6 +144,7 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
+        request = replace(request, operation=WayOut.ROWS)
         claims, context, headers = await self.authorize(request)
         earlier: Earlier | None = None
         try:
@@ -172,33 +179,45 @@ class RowsService:
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
+        request = replace(request, operation=WayOut.COUNT)
         claims, context, _ = await self.authorize(request)
         # What is left to buy may be counted with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await self._meter.admit(claims.grant_id, claims.token_id)
-        condition = compile_filter(request.filter, context.columns)
+        condition = both(context.only, compile_filter(request.filter, context.columns))
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
 
     async def authorize(self, request: RowsRequest) -> tuple[Claims, Context, dict[str, str]]:
-        """Token, rate, policy: what every way out asks first, with its rate headers.
+        """Token, rate, limits, policy: what every way out asks first, with its rate headers.
 
-        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended (403),
-        TokenExpired (410), RateLimited (429), GrantNotFound (404).
+        The context's columns and rows are those that the token may read.
+
+        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended, and as
+        :meth:`contracts.token_limits.Limits.require` (403), TokenExpired (410), RateLimited
+        (429), GrantNotFound (404).
         """
         kernel = self._kernel
         claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
+        limits = await door_of(kernel).limits(claims.token_id)
         window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,
-            limit=kernel.settings.delivery_rate_per_minute,
+            limit=limits.rate(kernel.settings.delivery_rate_per_minute),
         )
         window.require()
+        limits.require(request.operation, request.address)
         if request.grant_id is not None and request.grant_id != claims.grant_id:
             raise TokenForOtherGrant(param="grant_id")
         context = await self._context(claims.grant_id)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
         evaluate(context.at_delivery, access)
+        if limits.narrow:
+            context = replace(
+                context,
+                columns=limits.scoped(context.columns),
+                only=limits.only(context.columns),
+            )
         return claims, context, window.headers()
 
     async def _context(self, grant_id: UUID) -> Context:
@@ -257,6 +276,8 @@ class RowsService:
             "filter": (request.filter or "").strip(),
             "order": [("-" if key.descending else "") + key.column.name for key in order],
         }
+        if context.only is not ALWAYS:
+            asked["only"] = [context.only.sql, [str(each) for each in context.only.parameters]]
         sequence = sha256_hex(canonical_json({**asked, "select": None}))[:16]
         after = _place(request.after, sequence)
         path = await self._kernel.blobs.local_path(context.blob_key)
@@ -264,6 +285,7 @@ class RowsService:
             str(path),
             select=chosen,
             condition=compile_filter(request.filter, context.columns),
+            only=context.only,
             order=order,
             after=after,
             limit=request.limit,

@@ -2,8 +2,8 @@
 
 Pages follow a total order: the asked columns, then the row's place in the file. The cursor names
 the last row by its place only; its sort values are read from the file again, so no value has to
-survive a round trip through a cursor. (A page of 336,776 flights takes 6 to 9 ms unordered and
-18 ms ordered on two cores; ``make bench-delivery``.)
+survive a round trip through a cursor. (A page of 10,000 rows out of 1.25 million takes 40 ms
+without an order, wherever it begins, and 550 ms with one, on two busy cores.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.delivery.columns import Column, Family, quote
-from contracts.delivery.filter import Condition, Parameter
+from contracts.delivery.filter import ALWAYS, Condition, Parameter, both
 from contracts.errors import ColumnUnknown, OrderInvalid
 
 PLACE = "file_row_number"
@@ -81,8 +81,14 @@ def page_query(
     order: Sequence[SortKey],
     after: int | None,
     limit: int,
+    only: Condition = ALWAYS,
 ) -> Query:
-    """At most ``limit + 1`` rows after place ``after`` in the order; their place comes last."""
+    """At most ``limit + 1`` rows after place ``after`` in the order; their place comes last.
+
+    A row that ``only`` leaves out does not even serve as ``after``: what follows it would tell
+    how it sorts.
+    """
+    condition = both(only, condition)
     columns = ", ".join(column.sql for column in select)
     source = "read_parquet(?, file_row_number = true) t"
     start, seek = "", ""
@@ -90,19 +96,23 @@ def page_query(
     seek_values: list[Parameter] = []
     if after is not None and order:
         keys = ", ".join(f"{key.column.comparable} AS k{i}" for i, key in enumerate(order))
-        start = f"WITH last_row AS (SELECT {keys} FROM {source} WHERE t.{PLACE} = ?) "
-        parameters += [path, after]
+        start = (
+            f"WITH last_row AS (SELECT {keys} FROM {source} WHERE t.{PLACE} = ? AND ({only.sql})) "
+        )
+        parameters += [path, after, *only.parameters]
         source += ", last_row"
         seek, seek_values = f" AND {_beyond(order)}", [after]
     elif after is not None:
         seek, seek_values = f" AND t.{PLACE} > ?", [after]
-    sort = "".join(
-        f"{key.column.comparable} {'DESC' if key.descending else 'ASC'} NULLS LAST, "
-        for key in order
-    )
+    sorting = [
+        f"{key.column.comparable} {'DESC' if key.descending else 'ASC'} NULLS LAST" for key in order
+    ]
+    # Without an order rows come as they lie in the file (the engine preserves that), and the scan
+    # ends with the page; sorting by place would read all columns to the file's end.
+    sort = f"ORDER BY {', '.join([*sorting, f't.{PLACE}'])} " if sorting else ""
     sql = (
         f"{start}SELECT {columns}, t.{PLACE} AS {quote(PLACE)} FROM {source} "
-        f"WHERE {condition.sql}{seek} ORDER BY {sort}t.{PLACE} LIMIT ?"
+        f"WHERE {condition.sql}{seek} {sort}LIMIT ?"
     )
     values: list[Parameter] = [*parameters, path, *condition.parameters, *seek_values, limit + 1]
     return Query(sql, tuple(values))

@@ -48,6 +48,7 @@ from contracts.proxy.errors import (
 from contracts.proxy.models import Upstream, UpstreamSecret
 from contracts.proxy.relaying import Relay, RelayedResponse
 from contracts.proxy.schemas import Operation, OperationList
+from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
@@ -94,9 +95,11 @@ class ProxyService:
         guarded = network or GuardedNetwork(loopback=kernel.settings.upstream_loopback)
         self.calls = Calls(guarded, calls_max=kernel.settings.upstream_calls_max)
 
-    async def operations(self, token: str) -> OperationList:
+    async def operations(self, token: str, *, address: str | None) -> OperationList:
         """What the token's grant may ask; free. Raises UpstreamNotFound (404) and as a call."""
-        claims, context, _ = await rows_service(self._kernel).authorize(RowsRequest(token=token))
+        claims, context, _ = await rows_service(self._kernel).authorize(
+            RowsRequest(token=token, address=address, operation=WayOut.PROXY)
+        )
         # What could be bought more of may be read with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await meter_of(self._kernel).admit(claims.grant_id, claims.token_id)
@@ -113,7 +116,7 @@ class ProxyService:
         charges anything.
         """
         key = checked_key(request.delivery_id)
-        asking = RowsRequest(token=request.token, address=request.address)
+        asking = RowsRequest(token=request.token, address=request.address, operation=WayOut.PROXY)
         claims, context, headers = await rows_service(self._kernel).authorize(asking)
         headers |= {"Delivery-Id": key, "X-Content-Type-Options": "nosniff"}
         meter = meter_of(self._kernel)

@@ -135,6 +135,10 @@ def _token(
     return bearer.credentials
 
 
+def _peer(http: Request) -> str | None:
+    return None if http.client is None else http.client.host
+
+
 TokenDep = Annotated[str, Depends(_token)]
 
 _HEADERS = {
@@ -157,9 +161,9 @@ _ANSWER: dict[str, Any] = {
 
 
 @router.get("/v1/delivery/proxy", responses=problems(401, 403, 404, 410, 422, 429, 503))
-async def list_operations(kernel: KernelDep, token: TokenDep) -> OperationList:
+async def list_operations(kernel: KernelDep, http: Request, token: TokenDep) -> OperationList:
     """The calls that a grant may make, with the schemas of parameters and answers; free."""
-    return await proxy_service(kernel).operations(token)
+    return await proxy_service(kernel).operations(token, address=_peer(http))
 
 
 @router.post(
@@ -193,6 +197,6 @@ async def call_operation(
             operation=operation,
             parameters=body.parameters,
             delivery_id=delivery_id,
-            address=None if http.client is None else http.client.host,
+            address=_peer(http),
         )
     )

@@ -16,6 +16,7 @@ from contracts.metering import meter_of
 from contracts.models import Grant, Unit
 from contracts.sharing.delta import Field, fields_of
 from contracts.sharing.errors import ShareNotFound, SharingRequestInvalid, SharingTokenExpired
+from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from listings import offers
 from listings.models import Product
@@ -65,7 +66,7 @@ async def table_of(kernel: Kernel, token: str, *, address: str | None) -> Table:
     """
     try:
         claims, context, _ = await rows_service(kernel).authorize(
-            RowsRequest(token=token, address=address)
+            RowsRequest(token=token, address=address, operation=WayOut.SHARING)
         )
     except TokenExpired as error:
         raise SharingTokenExpired from error

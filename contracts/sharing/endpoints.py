@@ -13,7 +13,7 @@ from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.sharing import delta, files, links, queries, ranges
 from contracts.sharing.catalog import SCHEMA_NAME, Table, listing, table_of
 from contracts.sharing.errors import RangeUnsatisfiable, SharingRequestInvalid
-from contracts.sharing.response import MEDIA_TYPE, FileResponse, pieces_of
+from contracts.sharing.response import MEDIA_TYPE, FileResponse, next_piece
 from contracts.sharing.routes import SharingRoute
 from contracts.sharing.schemas import (
     INT63_MAX,
@@ -43,6 +43,10 @@ MaxResults = Annotated[int | None, Query(alias="maxResults", ge=0, le=INT63_MAX)
 PageToken = Annotated[str | None, Query(alias="pageToken", max_length=100)]
 
 
+def _peer(http: Request) -> str | None:
+    return None if http.client is None else http.client.host
+
+
 async def _opened(
     http: Request,
     kernel: KernelDep,
@@ -50,8 +54,7 @@ async def _opened(
 ) -> Table:
     if bearer is None:
         raise TokenMissing
-    address = None if http.client is None else http.client.host
-    return await table_of(kernel, bearer.credentials, address=address)
+    return await table_of(kernel, bearer.credentials, address=_peer(http))
 
 
 TableDep = Annotated[Table, Depends(_opened)]
@@ -264,12 +267,12 @@ Signature = Annotated[str, Query(max_length=2_000)]
 
 @router.head("/files/{file_name}", include_in_schema=False)
 async def head_shared_file(
-    kernel: KernelDep, file_name: FileName, signature: Signature
+    http: Request, kernel: KernelDep, file_name: FileName, signature: Signature
 ) -> Response:
     """Size of a file; free."""
     query_id = links.verify(kernel, file_name.removesuffix(".parquet"), signature)
     query = await files.find(kernel, query_id)
-    await files.admit(kernel, query)
+    await files.admit(kernel, query, address=_peer(http))
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(query.byte_count)}
     return Response(None, media_type=MEDIA_TYPE, headers=headers)
 
@@ -290,6 +293,7 @@ async def head_shared_file(
     },
 )
 async def download_shared_file(
+    http: Request,
     kernel: KernelDep,
     file_name: FileName,
     signature: Signature,
@@ -304,13 +308,13 @@ async def download_shared_file(
         asked = ranges.parse(range_, size)
     except ranges.Unsatisfiable as error:
         raise RangeUnsatisfiable(headers={"Content-Range": f"bytes */{size}"}) from error
-    await files.admit(kernel, query)
+    await files.admit(kernel, query, address=_peer(http))
     assert query.blob_key is not None
     path = await kernel.blobs.local_path(query.blob_key)
     span = asked or (0, size)
     if asked is not None:
         headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{size}"
-    first = await files.reserve(kernel, query, pieces_of(span)[0])
+    first = await files.reserve(kernel, query, next_piece(query.id, span))
     return FileResponse(
         kernel,
         query,

@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from contracts.delivery.door import door_of
 from contracts.delivery.once import Earlier, reserve_once
 from contracts.errors import DeliveryInProgress, MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
@@ -30,8 +31,6 @@ from market.parties.errors import PartySuspended
 from market.parties.models import PartyStatus
 
 FORMAT = "sharing"
-# Sent under one reservation: small enough for a slow line to take within the hold's time.
-PIECE_BYTES = 16 << 20
 SEND_MARGIN_S = 2
 # Another request may be sending the same bytes; it ends within its hold.
 TURN_S = 0.05
@@ -60,8 +59,13 @@ async def find(kernel: Kernel, query_id: UUID) -> ShareQuery:
     return found
 
 
-async def admit(kernel: Kernel, query: ShareQuery) -> None:
-    """Refuse an ended grant or token. Raises as :meth:`contracts.metering.Meter.admit`."""
+async def admit(kernel: Kernel, query: ShareQuery, *, address: str | None) -> None:
+    """Refuse an ended grant or token, and addresses that the token is not for.
+
+    Raises as :meth:`contracts.metering.Meter.admit`, TokenAddressRefused (403).
+    """
+    limits = await door_of(kernel).limits(query.token_id)
+    limits.require_address(address)
     try:
         await meter_of(kernel).admit(query.grant_id, query.token_id)
     except QuotaExhausted:
