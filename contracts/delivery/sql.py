@@ -2,8 +2,8 @@
 
 Pages follow a total order: the asked columns, then the row's place in the file. The cursor names
 the last row by its place only; its sort values are read from the file again, so no value has to
-survive a round trip through a cursor. (A page of 10,000 rows out of 1.25 million takes 40 ms
-without an order, wherever it begins, and 550 ms with one, on two busy cores.)
+survive a round trip through a cursor. (A page of 10,000 rows out of 1.25 million, no order asked:
+18 to 43 ms in the file's own order, 59 to 553 ms sorted by place; best of four, two busy cores.)
 """
 
 from __future__ import annotations
