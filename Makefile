@@ -108,7 +108,7 @@ check-openapi: $(DEVELOPMENT)
 	@$(BIN)/market openapi --check && $(BIN)/python .ci/openapi_lint.py
 
 .PHONY: bench
-bench: $(DEVELOPMENT) $(PYDVL) $(MATCHING_PEERS) ## Run all benchmarks (figures as a table and as JSON)
+bench: $(DEVELOPMENT) $(PYDVL) $(MATCHING_PEERS) $(SHARING_CLIENT) ## Run all benchmarks (figures as a table and as JSON)
 	@$(BIN)/python -m tests.benchmarks
 
 .PHONY: bench-ledger
@@ -122,6 +122,10 @@ bench-matching-durable: $(DEVELOPMENT)
 .PHONY: bench-meter
 bench-meter: $(DEVELOPMENT) ## Benchmark the meter beside the same page without it (BENCH_METER_ROUNDS)
 	@$(BIN)/python -m tests.benchmarks.bench_meter
+
+.PHONY: bench-delivery
+bench-delivery: $(DEVELOPMENT) $(SHARING_CLIENT) ## Benchmark Delta Sharing and pages of rows (BENCH_DELIVERY_MB)
+	@$(BIN)/python -m tests.benchmarks.bench_delivery
 
 .PHONY: bench-knn-shapley
 bench-knn-shapley: $(DEVELOPMENT) $(PYDVL)

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 operator_app = typer.Typer(no_args_is_help=True, help="Operators of the exchange.")
 certificate_app = typer.Typer(no_args_is_help=True, help="Registration certificates.")
+receipt_app = typer.Typer(no_args_is_help=True, help="Receipts of deliveries.")
+app.add_typer(receipt_app, name="receipt")
 ledger_app = typer.Typer(no_args_is_help=True, help="The double-entry ledger.")
 app.add_typer(operator_app, name="operator")
 app.add_typer(certificate_app, name="certificate")
@@ -188,6 +190,26 @@ def certificate_verify(
             raise _fail(f"{jwks} is not JSON: {error}") from error
         statement = verify_certificate(file.read_text().strip(), keys)
         typer.echo(json.dumps(statement, indent=2, ensure_ascii=False, default=str))
+
+
+@receipt_app.command("verify")
+def receipt_verify(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Receipts as kept.")],
+    jwks: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Saved /.well-known/jwks.json.")
+    ],
+) -> None:
+    """Check a receipt or a chain of them offline. Exit code 1: names the first that is bad."""
+    from dataclasses import asdict
+
+    from contracts.receipt_check import check
+
+    with _plain_errors():
+        try:
+            checked = check(file.read_bytes(), json.loads(jwks.read_text()))
+        except ValueError as error:
+            raise _fail(f"Not verified: {error}") from error
+        typer.echo(json.dumps(asdict(checked), indent=2))
 
 
 @ledger_app.command("verify")

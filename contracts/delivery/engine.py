@@ -36,6 +36,8 @@ class Engine:
             config={
                 "memory_limit": f"{memory_mb}MB",
                 "threads": DUCKDB_THREADS,
+                # Pages without an order and limited files rely on it.
+                "preserve_insertion_order": True,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "allow_community_extensions": False,

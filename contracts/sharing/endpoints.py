@@ -13,7 +13,7 @@ from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.sharing import delta, files, links, queries, ranges
 from contracts.sharing.catalog import SCHEMA_NAME, Table, listing, table_of
 from contracts.sharing.errors import RangeUnsatisfiable, SharingRequestInvalid
-from contracts.sharing.response import MEDIA_TYPE, FileResponse, pieces_of
+from contracts.sharing.response import MEDIA_TYPE, FileResponse, next_piece
 from contracts.sharing.routes import SharingRoute
 from contracts.sharing.schemas import (
     INT63_MAX,
@@ -314,7 +314,7 @@ async def download_shared_file(
     span = asked or (0, size)
     if asked is not None:
         headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{size}"
-    first = await files.reserve(kernel, query, pieces_of(span)[0])
+    first = await files.reserve(kernel, query, next_piece(query.id, span))
     return FileResponse(
         kernel,
         query,

@@ -31,8 +31,6 @@ from market.parties.errors import PartySuspended
 from market.parties.models import PartyStatus
 
 FORMAT = "sharing"
-# Sent under one reservation: small enough for a slow line to take within the hold's time.
-PIECE_BYTES = 16 << 20
 SEND_MARGIN_S = 2
 # Another request may be sending the same bytes; it ends within its hold.
 TURN_S = 0.05

@@ -37,6 +37,7 @@ from market.kernel.security import canonical_json, sha256_hex
 # A client waits for its files once, and 500 MB of Parquet are rewritten in some seconds.
 MATERIALIZE_MAX_S = 120
 BLOB_PREFIX = "sharing"
+MAGIC_BYTES = len(b"PAR1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ async def answer(kernel: Kernel, table: Table, asked: Asked) -> ShareQuery:
         units=units,
         seller_safe=table.seller_safe,
         fields=[field.name for field in table.fields],
-        covered=[],
+        # The signature that opens every Parquet file: some readers never fetch it.
+        covered=[[0, MAGIC_BYTES]] if size else [],
+        covered_bytes=MAGIC_BYTES if size else 0,
         created_at=kernel.clock.now(),
         expires_at=kernel.clock.now() + timedelta(seconds=LINK_TTL_S),
     )

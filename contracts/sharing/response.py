@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import UUID
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,9 +21,11 @@ from contracts.delivery.response import (
     to_the_end,
     watch,
 )
+from contracts.metering import meter_of
 from contracts.sharing import files
-from contracts.sharing.files import PIECE_BYTES, Piece
+from contracts.sharing.files import Piece
 from contracts.sharing.models import ShareQuery
+from contracts.sharing.pace import paces
 from contracts.sharing.ranges import Range
 from market.kernel.context import Kernel
 from market.kernel.errors import MarketError
@@ -35,10 +38,10 @@ MEDIA_TYPE = "application/vnd.apache.parquet"
 _log = get_logger("contracts.sharing")
 
 
-def pieces_of(span: Range) -> list[Range]:
-    """``span`` cut into what is sent under one reservation."""
+def next_piece(query_id: UUID, span: Range) -> Range:
+    """The beginning of ``span`` that is sent under one reservation."""
     start, end = span
-    return [(at, min(at + PIECE_BYTES, end)) for at in range(start, end, PIECE_BYTES)]
+    return start, min(start + paces.piece_bytes(query_id), end)
 
 
 class FileResponse(Response):
@@ -94,26 +97,31 @@ class FileResponse(Response):
 
     async def _send(self, file: int, send: Send, gone: asyncio.Event, unsent: Unsent) -> bool:
         """Whether all of the span was sent."""
-        piece = self._first
-        for number, span in enumerate(pieces_of(self._span)):
-            if number:
-                try:
-                    query = await files.find(self._kernel, self._query.id)
-                    piece = await files.reserve(self._kernel, query, span)
-                except MarketError as refusal:
-                    _log.info("file_cut_off", code=refusal.code, query=self._query.id.hex)
-                    return False
-            sending = _Sending(file, span)
+        piece, end = self._first, self._span[1]
+        while True:
+            sending = _Sending(file, piece.span)
+            begun = time.monotonic()
             try:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, piece.deadline - time.monotonic())):
+                    async with asyncio.timeout(max(0.0, piece.deadline - begun)):
                         await sending.run(send, gone, unsent)
             finally:
                 # A cancelled request has sent what it has sent.
+                took_s = time.monotonic() - begun
                 await to_the_end(self._settle(piece, sending))
-            if sending.delivered < span[1] - span[0]:
+            if sending.delivered < piece.span[1] - piece.span[0]:
                 return False
-        return True
+            if piece.span[1] == end:
+                return True
+            hold_s = meter_of(self._kernel).hold_s
+            paces.note(self._query.id, sent=sending.delivered, seconds=took_s, hold_s=hold_s)
+            try:
+                query = await files.find(self._kernel, self._query.id)
+                span = next_piece(query.id, (piece.span[1], end))
+                piece = await files.reserve(self._kernel, query, span)
+            except MarketError as refusal:
+                _log.info("file_cut_off", code=refusal.code, query=self._query.id.hex)
+                return False
 
     async def _settle(self, piece: Piece, sending: _Sending) -> None:
         sha256 = await asyncio.to_thread(sending.sha256) if piece.hold is not None else ""
@@ -128,8 +136,8 @@ class _Sending:
         self._span = span
         self._written = 0
         self._waiting = 0
-        self._digest = hashlib.sha256()
-        self._digested = 0
+        # Bytes read ahead, and their digest; replaced as a whole, never changed.
+        self._digested = (0, hashlib.sha256())
 
     @property
     def delivered(self) -> int:
@@ -138,8 +146,9 @@ class _Sending:
 
     def sha256(self) -> str:
         """Of what was delivered; reads it again after an interruption."""
-        if self._digested == self.delivered:
-            return self._digest.hexdigest()
+        size, known = self._digested
+        if size == self.delivered:
+            return known.hexdigest()
         digest, (at, _), left = hashlib.sha256(), self._span, self.delivered
         while left:
             chunk = os.pread(self._file, min(CHUNK_BYTES, left), at)
@@ -147,21 +156,33 @@ class _Sending:
             at, left = at + len(chunk), left - len(chunk)
         return digest.hexdigest()
 
+    def _read(self, at: int) -> bytes:
+        chunk = os.pread(self._file, min(CHUNK_BYTES, self._span[1] - at), at)
+        size, digest = self._digested[0], self._digested[1].copy()
+        digest.update(chunk)
+        self._digested = (size + len(chunk), digest)
+        return chunk
+
     async def run(self, send: Send, gone: asyncio.Event, unsent: Unsent) -> None:
         """Send the piece and wait until nothing of it waits here, or the client is gone."""
         at, end = self._span
-        while at < end:
-            chunk = await asyncio.to_thread(os.pread, self._file, min(CHUNK_BYTES, end - at), at)
-            if not chunk or await has_left(gone):
-                return
-            message = {"type": "http.response.body", "body": chunk, "more_body": True}
-            if await had_to_wait(send(message)) and await has_left(gone):
-                return
-            self._written += len(chunk)
-            self._waiting = unsent() or 0
-            await asyncio.to_thread(self._digest.update, chunk)
-            self._digested += len(chunk)
-            at += len(chunk)
+        reading = asyncio.create_task(asyncio.to_thread(self._read, at))
+        try:
+            while at < end:
+                chunk = await asyncio.shield(reading)
+                if not chunk or await has_left(gone):
+                    return
+                at += len(chunk)
+                # The next chunk is read and hashed while the client takes this one.
+                reading = asyncio.create_task(asyncio.to_thread(self._read, at))
+                message = {"type": "http.response.body", "body": chunk, "more_body": True}
+                if await had_to_wait(send(message)) and await has_left(gone):
+                    return
+                self._written += len(chunk)
+                self._waiting = unsent() or 0
+        finally:
+            # A thread cannot be stopped, and the file is closed after this.
+            await asyncio.shield(asyncio.gather(reading, return_exceptions=True))
         await asyncio.sleep(0)
         self._waiting = unsent() or 0
         while self._waiting and not await has_left(gone):
