@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Generic, Self, TypeVar
 
 import orjson
@@ -59,8 +60,19 @@ def _written_out(value: object) -> object:
     return value
 
 
+# In UTC, with room for the days that a default period or a deadline adds.
+_EARLIEST = datetime(1000, 1, 1, tzinfo=UTC)
+_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def _computable(value: datetime) -> datetime:
+    if not _EARLIEST <= value < _LATEST:
+        raise ValueError("the time must lie in the years 1000 to 8999 (UTC)")
+    return value
+
+
 # Pydantic alone would also read numbers, as seconds or milliseconds by their size.
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_computable)]
 
 
 class LocalizedText(Schema):

@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contracts.proxy.calling import PER_UPSTREAM_MAX, Calls, Request
+from contracts.proxy.calling import Calls, Request
 from contracts.proxy.calls import AnswerBroken
 from contracts.proxy.dialing import GuardedNetwork
 from contracts.proxy.models import Upstream, UpstreamStatus, ViolationKind
@@ -19,6 +19,7 @@ from contracts.proxy.schemas import CHECKED_MAX_BYTES, Operation
 from market.kernel.errors import MarketError
 from market.kernel.ids import new_id
 
+AT_ONCE = 4
 TIMEOUT_S = 20
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -55,8 +56,8 @@ async def main(url: str, names: list[str]) -> dict[str, object]:
     before = _peak_mib()
     found: dict[str, list[str]] = {}
     for name in names:
-        calls = Calls(GuardedNetwork(loopback=True), calls_max=PER_UPSTREAM_MAX)
-        asked = [outcome(calls, upstream(url), name) for _ in range(PER_UPSTREAM_MAX)]
+        calls = Calls(GuardedNetwork(loopback=True), calls_max=AT_ONCE)
+        asked = [outcome(calls, upstream(url), name) for _ in range(AT_ONCE)]
         codes = await asyncio.gather(*asked)
         found[name] = sorted(set(codes))
     return {"codes": found, "before_mib": before, "peak_mib": _peak_mib()}

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 import json
 
+import pytest
+
 from contracts import grants as grant_service, receipts
 from contracts.metering import meter_of
 from contracts.proxy.breaker import FAILURES_MAX
@@ -69,8 +71,13 @@ async def test_the_answers_of_an_upstream_are_not_passed_on_with_its_headers(
 
 
 async def test_the_secret_is_sent_and_shown_to_nobody(
-    make_offer: MakeOffer, kernel: Kernel
+    make_offer: MakeOffer,
+    kernel: Kernel,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    for logger in (None, "httpcore.connection", "httpcore.http11"):
+        caplog.set_level("DEBUG", logger=logger)
     offer = await make_offer(x=servers.json_of([]))
     secret = {"place": "header", "name": "Authorization", "prefix": "Bearer "}
     await offer.register(operation(), secret=secret)
@@ -93,6 +100,11 @@ async def test_the_secret_is_sent_and_shown_to_nobody(
     assert b"another-one" not in stored
     assert SECRET.encode() not in stored
     assert await settled(kernel, offer.trade) == 2
+    # Of the HTTP client too, which tells each step when asked to.
+    logged = caplog.text + "".join(capfd.readouterr())
+    assert "send_request_headers" in logged
+    assert "another-one" not in logged
+    assert SECRET not in logged
 
 
 async def test_an_answer_that_repeats_the_secret_is_withheld(

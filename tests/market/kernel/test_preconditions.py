@@ -136,3 +136,19 @@ def test_moments_are_written_out_with_an_offset(given: object) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Moment).validate_python(given)
     assert TypeAdapter(Moment).validate_python("2026-01-01T00:00:00Z").year == 2026
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "0001-01-01T00:00:00+14:00",
+        "0999-12-31T23:59:59Z",
+        "1000-01-01T00:00:00+00:01",
+        "9000-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-23:59",
+    ],
+)
+def test_moments_that_cannot_be_reckoned_with_are_refused(given: str) -> None:
+    with pytest.raises(ValidationError, match="the years 1000 to 8999"):
+        TypeAdapter(Moment).validate_python(given)
+    assert TypeAdapter(Moment).validate_python("1000-01-01T00:00:00Z").year == 1000
