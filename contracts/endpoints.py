@@ -17,6 +17,7 @@ from contracts.schemas import (
     GrantView,
     MintedToken,
     ReceiptView,
+    RotationBody,
     RowCount,
     RowsPage,
     TerminationBody,
@@ -149,6 +150,18 @@ async def list_tokens(
 async def show_token(kernel: KernelDep, actor: ActorDep, token_id: TokenId) -> TokenDetail:
     """A delivery token without its secret, and what its grant has left."""
     return await tokens.get_token(kernel, actor, token_id)
+
+
+@router.post(
+    "/v1/tokens/{token_id}/rotate",
+    status_code=201,
+    responses=problems(400, 401, 403, 404, 409, 422),
+)
+async def rotate_token(
+    kernel: KernelDep, actor: ActorDep, token_id: TokenId, body: RotationBody
+) -> MintedToken:
+    """A new secret with the token's own limits (its buyer); the old one ends after the overlap."""
+    return await tokens.rotate(kernel, actor, token_id, body.overlap_s)
 
 
 @router.delete("/v1/tokens/{token_id}", status_code=204, responses=problems(401, 404, 422))

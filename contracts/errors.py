@@ -3,8 +3,8 @@
 NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, AdjustmentNotFound,
            UsageHoldNotFound
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
-           DeliveryIdExpired, AdjustmentOpen, AdjustmentExceedsEscrow, AdjustmentRefused,
-           ResaleGrantInactive, ResaleUnitsShort
+           DeliveryIdExpired, TokenEnded, AdjustmentOpen, AdjustmentExceedsEscrow,
+           AdjustmentRefused, ResaleGrantInactive, ResaleUnitsShort
 Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowed,
             TokenAddressRefused, TokenOperationRefused, TokenFieldRefused, TokenTooNarrow
 PaymentRequired ─ QuotaExhausted
@@ -120,6 +120,11 @@ class GrantExpired(Gone):
 class TokenExpired(Gone):
     code, title = "token_expired", "The delivery token has expired"
     default_hint = "Mint a new one with POST /v1/grants/{id}/tokens."
+
+
+class TokenEnded(Conflict):
+    code, title = "token_ended", "The delivery token has been replaced or has ended"
+    default_hint = "Rotate the token that replaced it, or mint a new one."
 
 
 class TokenRevoked(Gone):

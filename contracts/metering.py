@@ -119,7 +119,7 @@ class Meter:
             if word == "EMPTY":
                 # The usual state of an ended grant: refuse it before any data is read.
                 async with self._kernel.unit_of_work() as uow:
-                    await leases.check(uow, grant_id)
+                    await leases.check(uow, grant_id, token_id)
                 return
             await self._recheck(grant_id, turn, seen, block=rest[0], lease=rest[1])
         raise MeterUnavailable("The grant is changing too often.")

@@ -20,6 +20,7 @@ from contracts.errors import (
     GrantSuspended,
     MeterRecovering,
     QuotaExhausted,
+    TokenRevoked,
 )
 from contracts.models import GrantStatus
 from market.kernel.db import UnitOfWork
@@ -174,14 +175,19 @@ async def _offer(
     )
 
 
-async def check(uow: UnitOfWork, grant_id: UUID) -> None:
-    """Raises the refusal of a grant that does not deliver, or GrantNotFound. Waits as recheck."""
+async def check(uow: UnitOfWork, grant_id: UUID, token_id: UUID) -> None:
+    """Raises the refusal of a grant that does not deliver, TokenRevoked, or GrantNotFound.
+
+    Waits as recheck.
+    """
     grant = await sql.lock_grant(await uow.raw(), grant_id, share=True)
     if grant is None:
         raise GrantNotFound
     refusal = refusal_of(grant, uow.now)
     if refusal is not None:
         raise refusal
+    if token_id.hex in await sql.revoked_tokens(await uow.raw(), grant_id):
+        raise TokenRevoked
 
 
 async def recheck(uow: UnitOfWork, grant_id: UUID, lease: str) -> Offer | Forget | Refuse:

@@ -282,7 +282,10 @@ class Grant(SQLModel, table=True):
 
 
 class DeliveryToken(SQLModel, table=True):
-    """A minted delivery token, known by its ``jti``; the token itself is not stored.
+    """A minted delivery token, known by its ``jti`` or, an opaque key, by ``secret_sha256``.
+
+    The token itself is not stored. ``ends_at`` is set by its rotation: from then on it is as good
+    as revoked.
 
     ``limits`` is a :class:`contracts.token_limits.TokenLimits` without its nulls.
     """
@@ -290,6 +293,7 @@ class DeliveryToken(SQLModel, table=True):
     __tablename__ = "delivery_token"
     __table_args__ = (
         CheckConstraint("expires_at > created_at", name="delivery_token_lives"),
+        UniqueConstraint("secret_sha256", name="delivery_token_secret"),
         Index("delivery_token_grant", "grant_id", "id"),
         {"schema": "contracts"},
     )
@@ -307,6 +311,8 @@ class DeliveryToken(SQLModel, table=True):
     created_at: datetime = Field(sa_column=moment_column())
     expires_at: datetime = Field(sa_column=moment_column())
     revoked_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    ends_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
+    secret_sha256: str | None = Field(default=None, sa_column=text_column(nullable=True))
 
 
 class Lease(SQLModel, table=True):

@@ -29,6 +29,9 @@ from market.kernel.money import Currency
 from market.kernel.schemas import LongText, Schema, ShortText
 
 TOKEN_TTL_MAX_S = 30 * 86_400
+OVERLAP_MAX_S = 7 * 86_400
+
+TokenForm = Literal["jwt", "key"]
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -191,6 +194,13 @@ class TokenBody(TokenLimits):
     ttl_s: Annotated[int, Field(strict=True, ge=1, le=TOKEN_TTL_MAX_S)] = 3_600
     label: ShortText
     purpose: Purpose | None = Field(default=None, description="Declared use; must be agreed.")
+    form: TokenForm = Field(default="jwt", description="A signed JWT, or an opaque key `dem_…`.")
+
+
+class RotationBody(Schema):
+    """How long the replaced token still works, in seconds; 0 revokes it at once."""
+
+    overlap_s: Annotated[int, Field(strict=True, ge=0, le=OVERLAP_MAX_S)] = 300
 
 
 class TokenView(TokenLimits):
@@ -203,6 +213,8 @@ class TokenView(TokenLimits):
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None
+    ends_at: datetime | None = Field(description="When its rotation ends it; null: not rotated.")
+    form: TokenForm
 
 
 class TokenDetail(TokenView):

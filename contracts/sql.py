@@ -122,9 +122,10 @@ async def lock_grants(connection: Connection, ids: Sequence[UUID]) -> list[Row]:
 
 
 async def revoked_tokens(connection: Connection, grant_id: UUID) -> list[str]:
-    """Hex ids of the grant's revoked tokens that have not expired by themselves."""
+    """Hex ids of the grant's revoked and replaced tokens that have not expired by themselves."""
     rows = await connection.fetch(
-        "SELECT id FROM contracts.delivery_token WHERE grant_id = $1 AND revoked_at IS NOT NULL "
+        "SELECT id FROM contracts.delivery_token WHERE grant_id = $1 "
+        "AND (revoked_at IS NOT NULL OR ends_at <= kernel.market_now()) "
         "AND expires_at > kernel.market_now()",
         grant_id,
     )

@@ -11,7 +11,8 @@ from contracts import grants
 from contracts.errors import TokenNotFound
 from contracts.models import DeliveryToken, Grant, GrantStatus, Unit
 from contracts.schemas import Count
-from contracts.tokens import TYP, read_claims, revoke
+from contracts.token_keys import KEY_PREFIX, key_sha256
+from contracts.tokens import TYP, find_key, read_claims, revoke
 from market.kernel.context import Kernel
 from market.kernel.ids import GrantId, PartyId, TokenId
 from market.kernel.schemas import Schema
@@ -38,7 +39,7 @@ class Introspection(Schema):
 
 async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspection:
     """Whether the token could be used now; another party's or a foreign token is inactive."""
-    token_id = _token_id(kernel, token)
+    token_id = await _token_id(kernel, token)
     if token_id is None:
         return Introspection(active=False)
     await grants.settle_buffered(kernel)
@@ -47,7 +48,8 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
         grant = None if row is None else await uow.session.get(Grant, row.grant_id)
         if row is None or grant is None or party_id not in (grant.buyer_id, grant.seller_id):
             return Introspection(active=False)
-        ended = row.revoked_at is not None or min(row.expires_at, grant.expires_at) <= uow.now
+        end = min(row.expires_at, grant.expires_at, row.ends_at or row.expires_at)
+        ended = row.revoked_at is not None or end <= uow.now
         # With nothing left to spend, it still counts rows and repeats what was paid for.
         if ended or grant.status not in {GrantStatus.ACTIVE, GrantStatus.EXHAUSTED}:
             return Introspection(active=False)
@@ -57,7 +59,7 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
             jti=row.id,
             sub=row.party_id,
             aud=row.grant_id,
-            exp=int(row.expires_at.timestamp()),
+            exp=int(end.timestamp()),
             iat=int(row.created_at.timestamp()),
             scope=" ".join(row.limits.get("operations", ())) or None,
             grant_status=grant.status,
@@ -68,7 +70,7 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
 
 async def revoke_presented(kernel: Kernel, actor: Actor, token: str) -> None:
     """End the token if it is the actor's; RFC 7009 §2.2: any other is answered alike."""
-    token_id = _token_id(kernel, token)
+    token_id = await _token_id(kernel, token)
     if token_id is not None:
         try:
             await revoke(kernel, actor, token_id)
@@ -76,8 +78,13 @@ async def revoke_presented(kernel: Kernel, actor: Actor, token: str) -> None:
             return
 
 
-def _token_id(kernel: Kernel, token: str) -> UUID | None:
+async def _token_id(kernel: Kernel, token: str) -> UUID | None:
     try:
+        if token.startswith(KEY_PREFIX):
+            digest = key_sha256(token)
+            async with kernel.unit_of_work() as uow:
+                row = await find_key(uow, digest)
+            return None if row is None else row.id
         return read_claims(kernel.keys.verify(TYP, token)).token_id
     except InvalidToken:
         return None

@@ -14,16 +14,17 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import func, text
+from sqlalchemy import func, or_, text
 from sqlmodel import col, select
 
 from contracts.agreements import get_agreement
 from contracts.delivery.columns import columns_of
-from contracts.errors import GrantClosed, GrantNotFound, TokenExpired, TokenNotFound
+from contracts.errors import GrantClosed, GrantNotFound, TokenEnded, TokenExpired, TokenNotFound
 from contracts.grants import block, find, settle_buffered, view
 from contracts.models import DeliveryToken, Grant, GrantStatus
 from contracts.policy import Access, evaluate, parse_policy
-from contracts.schemas import MintedToken, TokenBody, TokenDetail, TokenView
+from contracts.schemas import MintedToken, TokenBody, TokenDetail, TokenForm, TokenView
+from contracts.token_keys import key_sha256, mint_key
 from contracts.token_limits import limits_of
 from listings import offers
 from market.kernel.context import Kernel
@@ -97,40 +98,83 @@ async def mint(kernel: Kernel, actor: Actor, grant_id: UUID, body: TokenBody) ->
         grant = await find(uow, grant_id, actor)
         if grant.buyer_id != actor.party_id:
             raise GrantNotFound(param="grant_id")
-        await _check_mintable(uow, grant)
-        agreement = await get_agreement(uow, grant.agreement_id, actor)
-        party = await get_party(uow, grant.buyer_id)
-        access = Access(party.jurisdiction, uow.now, grant.delivery_count, body.purpose)
-        evaluate(parse_policy(agreement.terms["policy"]), access)
-        version = await offers.get_version(uow, grant.product_version_id)
-        body.require_columns(columns_of(version.columns))
-        left_s = int((grant.expires_at - uow.now).total_seconds())
-        ttl_s = max(1, min(body.ttl_s, left_s))
-        token_id = new_id()
-        payload: dict[str, object] = {
-            "jti": show("tok", token_id),
-            "aud": show("grt", grant.id),
-            "sub": show("pty", grant.buyer_id),
-            "agr": show("agr", grant.agreement_id),
-        }
-        if body.purpose is not None:
-            payload["purpose"] = body.purpose
-        signed = kernel.keys.sign(TYP, payload, ttl_s=ttl_s)
-        row = DeliveryToken(
-            id=token_id,
-            grant_id=grant.id,
-            party_id=actor.party_id,
-            credential_id=actor.credential_id,
-            label=body.label,
-            purpose=body.purpose,
-            limits=limits_of(body),
-            created_at=uow.now,
-            expires_at=uow.now + timedelta(seconds=ttl_s),
-        )
-        uow.session.add(row)
-        minted = MintedToken(**_view(row).model_dump(), token=signed)
+        minted = await _issue(uow, kernel, actor, grant, body)
         await uow.answer(minted, secret=True)
         return minted
+
+
+async def rotate(kernel: Kernel, actor: Actor, token_id: UUID, overlap_s: int) -> MintedToken:
+    """A new token with the limits, form and lifetime of an old one, which ends after the overlap.
+
+    Raises TokenNotFound (404) unless the actor minted it, TokenEnded (409) when it is revoked,
+    expired or was rotated before, and as :func:`mint`.
+    """
+    async with kernel.unit_of_work() as uow:
+        row = await uow.session.get(DeliveryToken, token_id)
+        if row is None or row.party_id != actor.party_id:
+            raise TokenNotFound(param="token_id")
+        # As in revoke; of two rotations at once, the second sees what the first one did.
+        await uow.execute(_BUMP, {"grant_id": row.grant_id})
+        await uow.session.refresh(row)
+        if row.revoked_at is not None or row.ends_at is not None or row.expires_at <= uow.now:
+            raise TokenEnded(param="token_id")
+        if overlap_s:
+            row.ends_at = uow.now + timedelta(seconds=overlap_s)
+        else:
+            _revoke(uow, row)
+        await uow.session.flush()
+        body = TokenBody(
+            ttl_s=int((row.expires_at - row.created_at).total_seconds()),
+            label=row.label,
+            purpose=row.purpose,
+            form=_form(row),
+            **row.limits,
+        )
+        grant = await find(uow, row.grant_id, actor)
+        minted = await _issue(uow, kernel, actor, grant, body)
+        await uow.session.flush()
+        await block(kernel, row.grant_id)
+        await uow.answer(minted, secret=True)
+        return minted
+
+
+async def _issue(
+    uow: UnitOfWork, kernel: Kernel, actor: Actor, grant: Grant, body: TokenBody
+) -> MintedToken:
+    await _check_mintable(uow, grant)
+    agreement = await get_agreement(uow, grant.agreement_id, actor)
+    party = await get_party(uow, grant.buyer_id)
+    access = Access(party.jurisdiction, uow.now, grant.delivery_count, body.purpose)
+    evaluate(parse_policy(agreement.terms["policy"]), access)
+    version = await offers.get_version(uow, grant.product_version_id)
+    body.require_columns(columns_of(version.columns))
+    left_s = int((grant.expires_at - uow.now).total_seconds())
+    ttl_s = max(1, min(body.ttl_s, left_s))
+    token_id = new_id()
+    payload: dict[str, object] = {
+        "jti": show("tok", token_id),
+        "aud": show("grt", grant.id),
+        "sub": show("pty", grant.buyer_id),
+        "agr": show("agr", grant.agreement_id),
+    }
+    if body.purpose is not None:
+        payload["purpose"] = body.purpose
+    key = body.form == "key"
+    secret = mint_key() if key else kernel.keys.sign(TYP, payload, ttl_s=ttl_s)
+    row = DeliveryToken(
+        id=token_id,
+        grant_id=grant.id,
+        party_id=actor.party_id,
+        credential_id=actor.credential_id,
+        label=body.label,
+        purpose=body.purpose,
+        limits=limits_of(body),
+        secret_sha256=key_sha256(secret) if key else None,
+        created_at=uow.now,
+        expires_at=uow.now + timedelta(seconds=ttl_s),
+    )
+    uow.session.add(row)
+    return MintedToken(**_view(row).model_dump(), token=secret)
 
 
 async def _check_mintable(uow: UnitOfWork, grant: Grant) -> None:
@@ -141,6 +185,7 @@ async def _check_mintable(uow: UnitOfWork, grant: Grant) -> None:
     live = select(func.count()).where(
         DeliveryToken.grant_id == grant.id,
         col(DeliveryToken.revoked_at).is_(None),
+        or_(col(DeliveryToken.ends_at).is_(None), col(DeliveryToken.ends_at) > uow.now),
         col(DeliveryToken.expires_at) > uow.now,
     )
     if (await uow.session.exec(live)).one() >= LIVE_TOKENS_MAX:
@@ -188,6 +233,12 @@ async def get_token(kernel: Kernel, actor: Actor, token_id: UUID) -> TokenDetail
         )
 
 
+async def find_key(uow: UnitOfWork, secret_sha256: str) -> DeliveryToken | None:
+    """The token of an opaque key, by the key's hash."""
+    query = select(DeliveryToken).where(DeliveryToken.secret_sha256 == secret_sha256)
+    return (await uow.session.exec(query)).one_or_none()
+
+
 async def revoke(kernel: Kernel, actor: Actor, token_id: UUID) -> None:
     """End a token at once; repeating it changes nothing. Raises TokenNotFound (404).
 
@@ -200,15 +251,23 @@ async def revoke(kernel: Kernel, actor: Actor, token_id: UUID) -> None:
         # The grant's row first: this is the lock that the meter's readers wait for.
         await uow.execute(_BUMP, {"grant_id": row.grant_id})
         if row.revoked_at is None:
-            row.revoked_at = uow.now
-            uow.emit(
-                "token.revoked",
-                row.id,
-                {"token_id": show("tok", row.id), "grant_id": show("grt", row.grant_id)},
-                parties=[row.party_id],
-            )
+            _revoke(uow, row)
         await uow.session.flush()
         await block(kernel, row.grant_id)
+
+
+def _revoke(uow: UnitOfWork, row: DeliveryToken) -> None:
+    row.revoked_at = uow.now
+    uow.emit(
+        "token.revoked",
+        row.id,
+        {"token_id": show("tok", row.id), "grant_id": show("grt", row.grant_id)},
+        parties=[row.party_id],
+    )
+
+
+def _form(row: DeliveryToken) -> TokenForm:
+    return "jwt" if row.secret_sha256 is None else "key"
 
 
 def _view(row: DeliveryToken) -> TokenView:
@@ -220,5 +279,7 @@ def _view(row: DeliveryToken) -> TokenView:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        ends_at=row.ends_at,
+        form=_form(row),
         **row.limits,
     )

@@ -48,7 +48,7 @@ from contracts.models import Agreement, Grant, Unit
 from contracts.policy import Access, Policy, evaluate, parse_policy
 from contracts.schemas import RowCount
 from contracts.token_limits import WayOut
-from contracts.tokens import Claims, TokenVerifier
+from contracts.tokens import Claims
 from listings import offers
 from market.kernel.context import Kernel
 from market.kernel.http import ValidationFailed
@@ -119,7 +119,6 @@ class RowsService:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._tokens = TokenVerifier(kernel.keys)
         self._contexts: OrderedDict[UUID, tuple[float, Context]] = OrderedDict()
         self._loading: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
@@ -198,8 +197,9 @@ class RowsService:
         (429), GrantNotFound (404).
         """
         kernel = self._kernel
-        claims = self._tokens.verify(request.token, now_s=kernel.clock.timestamp_s())
-        limits = await door_of(kernel).limits(claims.token_id)
+        door = door_of(kernel)
+        claims = await door.claims(request.token)
+        limits = await door.limits(claims.token_id)
         window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,

@@ -39,9 +39,13 @@ class MalformedSecret(ValueError):
 
 def mint_secret(environment: KeyEnvironment) -> str:
     """A new client secret with 256 bits from the system's random source."""
-    random = _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES)), width=RANDOM_WIDTH)
-    body = f"mkt_{environment.value}_{random}"
+    body = f"mkt_{environment.value}_{random_digits()}"
     return f"{body}_{checksum(body)}"
+
+
+def random_digits() -> str:
+    """256 bits from the system's random source in 43 base62 digits."""
+    return _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES)), width=RANDOM_WIDTH)
 
 
 def secret_environment(text: str) -> KeyEnvironment:
