@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
@@ -73,10 +74,13 @@ class _Order:
 
 
 async def manifest(kernel: Kernel, token: str, *, address: str | None) -> BulkManifest:
-    """What the download is and costs; free. Raises as :func:`download` does before its meter."""
-    _, context, _ = await rows_service(kernel).authorize(
+    """What the download is and costs; free. Raises as :func:`download`, but never 402."""
+    claims, context, _ = await rows_service(kernel).authorize(
         RowsRequest(token=token, address=address, operation=WayOut.BULK)
     )
+    # What is left to buy may be looked at with nothing left to spend.
+    with contextlib.suppress(QuotaExhausted):
+        await meter_of(kernel).admit(claims.grant_id, claims.token_id)
     file, _ = await _file(kernel, context)
     return BulkManifest(
         version_id=context.version_id,

@@ -42,3 +42,17 @@ async def test_a_token_for_a_network_reads_from_there(
         assert (await client.get(path, headers=near)).status_code == 200
         refused = await client.get(path, headers=far)
         assert (refused.status_code, refused.json()["code"]) == (403, "token_address_refused")
+
+
+async def test_a_revoked_token_reads_neither_file_nor_manifest(
+    client: httpx.AsyncClient, kernel: Kernel, calls: Trade
+) -> None:
+    minted = await tokens.mint(
+        kernel, calls.buyer.actor, calls.grant_id, TokenBody(label="revoked")
+    )
+    headers = bearer(minted.token)
+    assert (await client.get(f"{BULK}/manifest", headers=headers)).status_code == 200
+    await tokens.revoke(kernel, calls.buyer.actor, minted.id)
+    for path in (BULK, f"{BULK}/manifest"):
+        refused = await client.get(path, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (410, "token_revoked")
