@@ -5,11 +5,12 @@ import dataclasses
 import httpx
 import pytest
 
-from contracts import accrual, grants as grant_service, jobs
+from contracts import accrual, grants as grant_service, jobs, tokens
 from contracts.agreement_states import AgreementStatus
 from contracts.agreements import freeze_rest, lock_agreement, move, thaw_rest
 from contracts.metering import meter_of
 from contracts.models import Agreement
+from contracts.schemas import TokenBody
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 from market.kernel.security import Role
@@ -161,6 +162,8 @@ async def test_expiry_pays_what_was_used_and_refunds_the_rest(
 ) -> None:
     trade = await make_trade(kernel, lots=3, lot_units=10, price_minor=100, term_days=5)
     await read(client, kernel, trade, 11)
+    body = TokenBody(label="test")
+    minted = await tokens.mint(kernel, trade.buyer.actor, trade.grant_id, body)
     await advance(kernel, 5)
     refused = await client.get(
         ROWS,
@@ -169,7 +172,7 @@ async def test_expiry_pays_what_was_used_and_refunds_the_rest(
             kernel.keys.sign(
                 "delivery+jwt",
                 {
-                    "jti": show("tok", new_id()),
+                    "jti": show("tok", minted.id),
                     "aud": trade.grant,
                     "sub": trade.buyer.id,
                 },
