@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -143,7 +144,8 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
-        request = replace(request, operation=WayOut.ROWS)
+        if request.operation is not WayOut.ROWS:
+            request = replace(request, operation=WayOut.ROWS)
         claims, context, headers = await self.authorize(request)
         earlier: Earlier | None = None
         try:
@@ -345,19 +347,20 @@ class RowsService:
         )
 
     def _finisher(self, hold: Hold, context: Context, page: _Page, whole: Fact) -> Finish:
-        async def finish(sent: int) -> None:
+        def finish(sent: int) -> Coroutine[Any, Any, None] | None:
             fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
             if sent < len(page.body):
                 rows = page.rows * sent // len(page.body)
                 units = rows if context.unit is Unit.ROW else 0
                 if units == 0:
-                    await self._meter.release(hold)
-                    return
+                    return self._meter.release(hold)
                 digest = hashlib.sha256(memoryview(page.body)[:sent]).hexdigest()
                 fact = replace(
                     fact, units=units, rows=rows, bytes=sent, body_sha256=digest, complete=False
                 )
-            await self._meter.settle(hold, fact)
+            if self._meter.settle_alone(hold, fact):
+                return None
+            return self._meter.settle(hold, fact)
 
         return finish
 
