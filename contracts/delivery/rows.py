@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
@@ -55,7 +55,7 @@ from market.kernel.context import Kernel
 from market.kernel.http import ValidationFailed
 from market.kernel.ids import new_id, show
 from market.kernel.schemas import BadCursor, decode_cursor, encode_cursor
-from market.kernel.security import Keyring, canonical_json, sha256_hex
+from market.kernel.security import canonical_json, sha256_hex
 from market.parties.directory import get_party
 from market.parties.errors import PartySuspended
 from market.parties.models import PartyStatus
@@ -116,7 +116,7 @@ class _Page:
 
 
 class RowsService:
-    """Delivers rows. One per process and keyring."""
+    """Delivers rows. One per process."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -389,12 +389,6 @@ def _respond(
     )
 
 
-_services: WeakKeyDictionary[Keyring, RowsService] = WeakKeyDictionary()
-
-
 def rows_service(kernel: Kernel) -> RowsService:
     """This process's rows service."""
-    service = _services.get(kernel.keys)
-    if service is None:
-        service = _services[kernel.keys] = RowsService(kernel)
-    return service
+    return kernel.service(RowsService)
