@@ -7,10 +7,10 @@ Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIn
            AdjustmentRefused, ResaleGrantInactive, ResaleUnitsShort
 Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowed,
             TokenAddressRefused, TokenOperationRefused, TokenFieldRefused, TokenTooNarrow
-PaymentRequired ─ QuotaExhausted
+PaymentRequired ─ QuotaExhausted ─ TokenQuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
 Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
-          ResalePlanMismatch, UsageTooMuch
+          ResalePlanMismatch, UsageTooMuch, TokenQuotaTooLarge
 NotAcceptable ─ FormatNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
 """
@@ -109,6 +109,13 @@ class QuotaExhausted(PaymentRequired):
     )
 
 
+class TokenQuotaExhausted(QuotaExhausted):
+    """Extra member ``remaining``: units that the token can still take."""
+
+    code, title = "token_quota_exhausted", "The token's own quota has too few units left"
+    default_hint = "Ask for at most `remaining` units, or use another token of the grant."
+
+
 class GrantRevoked(Gone):
     code, title = "grant_revoked", "Access has been revoked"
 
@@ -129,6 +136,12 @@ class TokenEnded(Conflict):
 
 class TokenRevoked(Gone):
     code, title = "token_revoked", "The delivery token has been revoked"
+
+
+class TokenQuotaTooLarge(Invalid):
+    """Extra member ``remaining``: units that the grant can still give."""
+
+    code, title = "token_quota_too_large", "The quota is more than the grant can still give"
 
 
 class FilterInvalid(Invalid):

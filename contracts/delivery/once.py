@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlmodel import select
 
+from contracts.delivery.door import door_of
 from contracts.errors import (
     DeliveryIdExpired,
     DeliveryIdInvalid,
@@ -83,7 +84,8 @@ async def reserve_once(
     as :meth:`contracts.metering.Meter.reserve`.
     """
     meter = meter_of(kernel)
-    alone = delivery_id is None and not seller_safe
+    quota_id = (await door_of(kernel).limits(whole.token_id)).quota_id
+    alone = delivery_id is None and not seller_safe and quota_id is None
     try:
         outcome = await meter.reserve(
             whole.grant_id,
@@ -92,6 +94,7 @@ async def reserve_once(
             units=whole.units,
             planned=replace(whole, assumed=True) if seller_safe else None,
             block_units=sub_lease_units if alone else 0,
+            quota_id=quota_id,
         )
     except (QuotaExhausted, MeterRecovering):
         earlier = await find_earlier(kernel, whole.grant_id, delivery_id)

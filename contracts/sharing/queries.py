@@ -156,7 +156,11 @@ async def _require_units(kernel: Kernel, table: Table, key: str, units: int) -> 
     if units == 0:
         return
     outcome = await meter.reserve(
-        table.claims.grant_id, table.claims.token_id, key=f"{key}.query", units=units
+        table.claims.grant_id,
+        table.claims.token_id,
+        key=f"{key}.query",
+        units=units,
+        quota_id=table.quota_id,
     )
     if isinstance(outcome, Hold):
         await meter.release(outcome)
