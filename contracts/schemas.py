@@ -30,7 +30,7 @@ from market.kernel.schemas import LongText, Schema, ShortText
 
 TOKEN_TTL_MAX_S = 30 * 86_400
 OVERLAP_MAX_S = 7 * 86_400
-QUOTA_MAX = 2**63 - 1
+QUOTA_MAX = 10**15
 
 TokenForm = Literal["jwt", "key"]
 

@@ -85,7 +85,7 @@ async def test_a_quota_is_part_of_what_the_grant_can_still_give(
     path, headers = f"/v1/grants/{small.grant}/tokens", small.buyer.headers
     answer = await client.post(path, json={"label": "more", "quota": 6}, headers=headers())
     assert refusal(answer) == (422, "token_quota_too_large", 5)
-    for wrong in (0, -1, 1.5, "3", True, 2**63):
+    for wrong in (0, -1, 1.5, "3", True, 10**15 + 1):
         answer = await client.post(path, json={"label": "more", "quota": wrong}, headers=headers())
         assert answer.status_code == 422, wrong
     second = (await mint(client, small, quota=5))["token"]
