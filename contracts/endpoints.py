@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic.json_schema import SkipJsonSchema
 
 from contracts import acceptance, grants, receipts, resale_trace, tokens, trace
 from contracts.agreement_states import AgreementStatus
+from contracts.delivery.bearer import SECURITY, peer_of, token_of
 from contracts.delivery.filter import FILTER_MAX_CHARS
 from contracts.delivery.formats import MEDIA_TYPES, Format
 from contracts.delivery.once import DELIVERY_ID_PATTERN
@@ -27,23 +27,16 @@ from contracts.schemas import (
     TraceView,
     UsageView,
 )
-from market.kernel.http import IdempotentRoute, KernelDep, problems
+from contracts.token_limits import WayOut
+from market.kernel.http import IdempotentRoute, KernelDep, kernel_of, problems
 from market.kernel.ids import AgreementId, GrantId, ReceiptId, TokenId
 from market.kernel.schemas import Page, PageQuery
 from market.parties.access import ActorDep
-from market.parties.errors import TokenMissing
 
 router = APIRouter(route_class=IdempotentRoute, tags=["contracts"])
 resale_trace.install()
 
 PageDep = Annotated[PageQuery, Depends()]
-
-delivery_bearer = HTTPBearer(
-    scheme_name="delivery",
-    bearerFormat="JWT",
-    description="A delivery token from POST /v1/grants/{id}/tokens.",
-    auto_error=False,
-)
 
 
 @router.get("/v1/agreements", responses=problems(401, 422))
@@ -170,30 +163,18 @@ async def revoke_token(kernel: KernelDep, actor: ActorDep, token_id: TokenId) ->
     await tokens.revoke(kernel, actor, token_id)
 
 
-# async: a plain function would take a turn of the thread pool at every request.
-async def _rows_request(
-    http: Request,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(delivery_bearer)],
-    filter_: Annotated[
-        str | None,
-        Query(
-            alias="filter",
-            max_length=FILTER_MAX_CHARS,
-            description="Conditions with and/or/not, =, !=, <, <=, >, >=, in, like, is null.",
-            examples=["carrier = 'UA' and dep_delay > 15"],
-        ),
-    ] = None,
-    grant_id: Annotated[
-        GrantId | None, Query(description="If given, must be the token's own grant.")
-    ] = None,
-) -> RowsRequest:
-    if bearer is None:
-        raise TokenMissing
-    address = None if http.client is None else http.client.host
-    return RowsRequest(token=bearer.credentials, grant_id=grant_id, filter=filter_, address=address)
-
-
-RowsDep = Annotated[RowsRequest, Depends(_rows_request)]
+FilterQuery = Annotated[
+    str | None,
+    Query(
+        alias="filter",
+        max_length=FILTER_MAX_CHARS,
+        description="Conditions with and/or/not, =, !=, <, <=, >, >=, in, like, is null.",
+        examples=["carrier = 'UA' and dep_delay > 15"],
+    ),
+]
+GrantQuery = Annotated[
+    GrantId | None, Query(description="If given, must be the token's own grant.")
+]
 
 _HEADERS = {
     "Delivery-Id": "Repeat it to fetch the same page again, free for 24 hours.",
@@ -223,10 +204,10 @@ _ROWS_RESPONSE: dict[str, Any] = {
         200: _ROWS_RESPONSE,
         **problems(401, 402, 403, 404, 406, 409, 410, 413, 422, 429, 503),
     },
+    openapi_extra=SECURITY,
 )
 async def deliver_rows(
-    kernel: KernelDep,
-    asked: RowsDep,
+    http: Request,
     select: Annotated[
         str | None, Query(max_length=8_000, description="Columns, separated by commas.")
     ] = None,
@@ -241,6 +222,8 @@ async def deliver_rows(
         # Enforced with a code of its own, after the token.
         Header(alias="Delivery-Id", json_schema_extra={"pattern": DELIVERY_ID_PATTERN}),
     ] = None,
+    filter_: FilterQuery = None,
+    grant_id: GrantQuery = None,
 ) -> Response:
     """A page of rows, metered: exactly the rows sent are charged, refusals are free.
 
@@ -248,23 +231,31 @@ async def deliver_rows(
     as a formula gets a leading apostrophe; the other formats carry every value unchanged.
     """
     request = RowsRequest(
-        token=asked.token,
-        grant_id=asked.grant_id,
-        filter=asked.filter,
+        token=token_of(http),
+        grant_id=grant_id,
+        filter=filter_,
         select=select,
         order=order,
         after=after,
         limit=limit,
         accept=accept,
         delivery_id=delivery_id,
-        address=asked.address,
+        address=peer_of(http),
+        operation=WayOut.ROWS,
     )
-    return await rows_service(kernel).deliver(request)
+    return await rows_service(kernel_of(http)).deliver(request)
 
 
 @router.get(
-    "/v1/delivery/rows/count", responses=problems(401, 402, 403, 404, 410, 413, 422, 429, 503)
+    "/v1/delivery/rows/count",
+    responses=problems(401, 402, 403, 404, 410, 413, 422, 429, 503),
+    openapi_extra=SECURITY,
 )
-async def count_rows(kernel: KernelDep, asked: RowsDep) -> RowCount:
+async def count_rows(
+    http: Request, filter_: FilterQuery = None, grant_id: GrantQuery = None
+) -> RowCount:
     """How many rows a filter selects; free."""
-    return await rows_service(kernel).count(asked)
+    request = RowsRequest(
+        token=token_of(http), grant_id=grant_id, filter=filter_, address=peer_of(http)
+    )
+    return await rows_service(kernel_of(http)).count(request)

@@ -194,11 +194,7 @@ class Meter:
 
         Raises nothing that the cache does: the fact is in this process, and that is enough.
         """
-        assert 0 <= fact.units <= hold.units
-        if hold.block is not None:
-            self._blocks.settled(hold.block, hold.units, fact)
-            self._buffer.append(fact)
-            self._start_flusher()
+        if self.settle_alone(hold, fact):
             return
         try:
             await self.cache.call(
@@ -209,6 +205,16 @@ class Meter:
         finally:
             self._buffer.append(fact)
             self._start_flusher()
+
+    def settle_alone(self, hold: Hold, fact: Fact) -> bool:
+        """As :meth:`settle`, for a hold on a block, which asks nobody; False for any other."""
+        assert 0 <= fact.units <= hold.units
+        if hold.block is None:
+            return False
+        self._blocks.settled(hold.block, hold.units, fact)
+        self._buffer.append(fact)
+        self._start_flusher()
+        return True
 
     async def release(self, hold: Hold) -> None:
         """Give all reserved units back: nothing was delivered."""

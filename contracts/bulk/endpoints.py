@@ -2,31 +2,19 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials
+from fastapi import APIRouter, Header, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
 from contracts.bulk.downloads import BulkRequest, download, manifest
 from contracts.bulk.ranges import RANGE_PATTERN
 from contracts.bulk.response import MEDIA_TYPE
 from contracts.bulk.schemas import BulkManifest
+from contracts.delivery.bearer import TokenDep, peer_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
-from contracts.endpoints import delivery_bearer
 from market.kernel.http import IdempotentRoute, KernelDep, problems
-from market.parties.errors import TokenMissing
 
 router = APIRouter(route_class=IdempotentRoute, tags=["contracts"])
 
-
-def _token(
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(delivery_bearer)],
-) -> str:
-    if bearer is None:
-        raise TokenMissing
-    return bearer.credentials
-
-
-TokenDep = Annotated[str, Depends(_token)]
 
 _HEADERS = {
     "Delivery-Id": "Repeat it to resume: parts that were paid for are free for 24 hours.",
@@ -49,10 +37,6 @@ def _file_answer(description: str, *more: str) -> dict[str, Any]:
             for name, text in names.items()
         },
     }
-
-
-def _peer(http: Request) -> str | None:
-    return None if http.client is None else http.client.host
 
 
 @router.get(
@@ -87,7 +71,7 @@ async def download_version(
     Send a Delivery-Id of your own, and repeat it with `Range` after a broken connection: what was
     charged under it is not charged again for 24 hours.
     """
-    address = _peer(http)
+    address = peer_of(http)
     request = BulkRequest(token, range_, if_range, delivery_id, address)
     return await download(kernel, request)
 
@@ -95,4 +79,4 @@ async def download_version(
 @router.get("/v1/delivery/bulk/manifest", responses=problems(401, 403, 404, 410, 422, 429, 503))
 async def show_bulk_manifest(kernel: KernelDep, http: Request, token: TokenDep) -> BulkManifest:
     """Size, checksum and price in units of the download; free."""
-    return await manifest(kernel, token, address=_peer(http))
+    return await manifest(kernel, token, address=peer_of(http))

@@ -26,7 +26,8 @@ SMALL_BYTES = 32 << 10
 # How often the last bytes of a slow client are looked after.
 DRAIN_POLL_S = 0.005
 
-Finish = Callable[[int], Coroutine[Any, Any, None]]
+# Gives what is still to be awaited, or None when all is done.
+Finish = Callable[[int], Coroutine[Any, Any, None] | None]
 
 # A task that nobody refers to may be collected before it has run.
 _finishing: set[asyncio.Task[None]] = set()
@@ -65,7 +66,7 @@ class MeteredResponse(Response):
             try:
                 await self._send_small(send, unsent)
             finally:
-                await to_the_end(self._finish(max(0, self._sent - self._waiting)))
+                await self._finished()
             return
         gone = asyncio.Event()
         watcher = asyncio.create_task(watch(receive, gone))
@@ -77,8 +78,13 @@ class MeteredResponse(Response):
             # Whatever the watcher met (an oversized request body, a cancel) must not keep the
             # delivery from being charged.
             watcher.cancel()
-            await to_the_end(self._finish(max(0, self._sent - self._waiting)))
+            await self._finished()
             await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _finished(self) -> None:
+        rest = self._finish(max(0, self._sent - self._waiting))
+        if rest is not None:
+            await to_the_end(rest)
 
     async def _send_small(self, send: Send, unsent: Unsent) -> None:
         """In one piece, which an empty buffer takes at once; the connection tells who is gone.

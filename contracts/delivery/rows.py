@@ -13,8 +13,9 @@ import contextlib
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -42,6 +43,7 @@ from contracts.delivery.once import (
     require_replayable,
     reserve_once,
 )
+from contracts.delivery.questions import Question, question_of
 from contracts.delivery.response import Finish, MeteredResponse
 from contracts.errors import (
     GrantNotFound,
@@ -61,10 +63,9 @@ from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from listings import offers
 from market.kernel.context import Kernel
-from market.kernel.http import ValidationFailed
-from market.kernel.ids import new_id, show
-from market.kernel.schemas import BadCursor, decode_cursor, encode_cursor
-from market.kernel.security import Keyring, canonical_json, sha256_hex
+from market.kernel.ids import new_id
+from market.kernel.schemas import encode_cursor
+from market.kernel.security import Keyring
 from market.parties.directory import get_party
 from market.parties.errors import PartySuspended
 from market.parties.models import PartyStatus
@@ -75,7 +76,6 @@ SEND_MARGIN_S = 2
 # How long facts about a grant's policy and buyer may be reused; its status is never cached here.
 CONTEXT_TTL_S = 2.0
 CONTEXTS_MAX = 10_000
-_PLACE_MAX = 2**62
 _NO_LEASE = UUID(int=0)
 
 
@@ -112,27 +112,6 @@ class Context:
     blob_key: str
     columns: Mapping[str, Column]
     only: Condition = ALWAYS
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A request for a page, understood. ``query_sha256`` says what was asked, in what format."""
-
-    chosen: Sequence[Column]
-    condition: Condition
-    order: Sequence[sql.SortKey]
-    after: int | None
-    limit: int
-    format: Format
-    sequence: str
-    query_sha256: str
-    address: str | None
-
-    def unanswered(self) -> _Page:
-        """What is known before there is an answer."""
-        names = tuple(column.name for column in self.chosen)
-        told = Asked(names, self.sequence, self.after, None, self.address)
-        return _Page(b"", 0, self.format, None, self.query_sha256, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +153,8 @@ class RowsService:
         """
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
-        request = replace(request, operation=WayOut.ROWS)
+        if request.operation is not WayOut.ROWS:
+            request = replace(request, operation=WayOut.ROWS)
         claims, context, headers = await self.authorize(request)
         earlier: Earlier | None = None
         try:
@@ -240,7 +220,7 @@ class RowsService:
         """
         question = self._question(context, request, format_)
         limit_ms = self._engine.timeout_s * 1_000
-        planned = self._fact(claims, context, question.unanswered(), key, limit_ms)
+        planned = self._fact(claims, context, _unanswered(question), key, limit_ms)
         outcome = earlier or await reserve_up_to(
             self._kernel,
             planned,
@@ -354,42 +334,15 @@ class RowsService:
             self._contexts.popitem(last=False)
         return context
 
-    def _question(self, context: Context, request: RowsRequest, format_: Format) -> _Question:
-        """What is asked, understood; no data is read. Raises what its parts may raise (422)."""
+    def _question(self, context: Context, request: RowsRequest, format_: Format) -> Question:
         maximum = self._kernel.settings.delivery_page_max_rows
-        if not 1 <= request.limit <= maximum:
-            raise ValidationFailed(f"A page has 1 to {maximum} rows.", param="limit")
-        order = sql.parse_order(request.order, context.columns)
-        chosen = sql.parse_select(request.select, context.columns)
-        asked: dict[str, object] = {
-            "version": show("ver", context.version_id),
-            "select": [column.name for column in chosen],
-            "filter": (request.filter or "").strip(),
-            "order": [("-" if key.descending else "") + key.column.name for key in order],
-        }
-        if context.only is not ALWAYS:
-            asked["only"] = [context.only.sql, [str(each) for each in context.only.parameters]]
-        sequence = sha256_hex(canonical_json({**asked, "select": None}))[:16]
-        after = _place(request.after, sequence)
-        condition = compile_filter(request.filter, context.columns)
-        asked |= {"after": after, "limit": request.limit, "format": format_.value}
-        return _Question(
-            chosen=chosen,
-            condition=condition,
-            order=order,
-            after=after,
-            limit=request.limit,
-            format=format_,
-            sequence=sequence,
-            query_sha256=sha256_hex(canonical_json(asked)),
-            address=request.address,
-        )
+        return question_of(context, request, format_, rows_max=maximum)
 
     async def _page(self, context: Context, request: RowsRequest, format_: Format) -> _Page:
         return (await self._answer(context, self._question(context, request, format_)))[0]
 
     async def _answer(
-        self, context: Context, question: _Question, *, limit_s: float | None = None
+        self, context: Context, question: Question, *, limit_s: float | None = None
     ) -> tuple[_Page, int]:
         """The page, and the nanoseconds that its query took; ``limit_s`` bounds these."""
         path = await self._kernel.blobs.local_path(context.blob_key)
@@ -411,8 +364,7 @@ class RowsService:
         if has_more:
             next_after = encode_cursor(place, question.sequence)
         body = await self._body(table, question.format, PageMarks(has_more, next_after))
-        names = tuple(column.name for column in question.chosen)
-        told = Asked(names, question.sequence, question.after, place, question.address)
+        told = question.told(place)
         digest = question.query_sha256
         return _Page(body, table.num_rows, question.format, next_after, digest, told), took_ns
 
@@ -458,34 +410,28 @@ class RowsService:
         )
 
     def _finisher(self, hold: Hold, context: Context, page: _Page, whole: Fact) -> Finish:
-        async def finish(sent: int) -> None:
+        def finish(sent: int) -> Coroutine[Any, Any, None] | None:
             fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
             if sent < len(page.body):
                 size = len(page.body)
                 rows = page.rows * sent // size
                 units = part_units(context.unit, whole.units, sent=sent, size=size)
                 if units == 0:
-                    await self._meter.release(hold)
-                    return
+                    return self._meter.release(hold)
                 digest = hashlib.sha256(memoryview(page.body)[:sent]).hexdigest()
                 fact = replace(
                     fact, units=units, rows=rows, bytes=sent, body_sha256=digest, complete=False
                 )
-            await self._meter.settle(hold, fact)
+            if self._meter.settle_alone(hold, fact):
+                return None
+            return self._meter.settle(hold, fact)
 
         return finish
 
 
-def _place(after: str | None, sequence: str) -> int | None:
-    """The row that a cursor of this very sequence (version, filter, order) names."""
-    if after is None:
-        return None
-    place, of = decode_cursor(after, 2)
-    if of != sequence or not place.isascii() or not place.isdigit() or len(place) > 19:
-        raise BadCursor("The cursor belongs to another query.", param="after")
-    if int(place) > _PLACE_MAX:
-        raise BadCursor(param="after")
-    return int(place)
+def _unanswered(question: Question) -> _Page:
+    """What is known before there is an answer."""
+    return _Page(b"", 0, question.format, None, question.query_sha256, question.told(None))
 
 
 def _respond(

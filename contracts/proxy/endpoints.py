@@ -3,11 +3,10 @@
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials
 from pydantic.json_schema import SkipJsonSchema
 
+from contracts.delivery.bearer import TokenDep, peer_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
-from contracts.endpoints import delivery_bearer
 from contracts.proxy import trials, upstreams, violations
 from contracts.proxy.delivery import ProxyRequest, proxy_service
 from contracts.proxy.schemas import (
@@ -34,7 +33,6 @@ from market.kernel.http import (
 from market.kernel.ids import AgreementId, ProductId, UpstreamId
 from market.kernel.schemas import Page, PageQuery
 from market.parties.access import ActorDep
-from market.parties.errors import TokenMissing
 
 router = APIRouter(route_class=IdempotentRoute, tags=["proxy"])
 
@@ -127,20 +125,6 @@ async def list_proxy_violations(
     return await violations.list_violations(kernel, actor, agreement_id, page=page)
 
 
-def _token(
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(delivery_bearer)],
-) -> str:
-    if bearer is None:
-        raise TokenMissing
-    return bearer.credentials
-
-
-def _peer(http: Request) -> str | None:
-    return None if http.client is None else http.client.host
-
-
-TokenDep = Annotated[str, Depends(_token)]
-
 _HEADERS = {
     "Delivery-Id": "Repeat your own to get the same answer again, free for 24 hours.",
     "Meter-Charged": "Units charged for this call.",
@@ -163,7 +147,7 @@ _ANSWER: dict[str, Any] = {
 @router.get("/v1/delivery/proxy", responses=problems(401, 403, 404, 410, 422, 429, 503))
 async def list_operations(kernel: KernelDep, http: Request, token: TokenDep) -> OperationList:
     """The calls that a grant may make, with the schemas of parameters and answers; free."""
-    return await proxy_service(kernel).operations(token, address=_peer(http))
+    return await proxy_service(kernel).operations(token, address=peer_of(http))
 
 
 @router.post(
@@ -197,6 +181,6 @@ async def call_operation(
             operation=operation,
             parameters=body.parameters,
             delivery_id=delivery_id,
-            address=_peer(http),
+            address=peer_of(http),
         )
     )

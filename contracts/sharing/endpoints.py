@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials
 from pydantic.json_schema import SkipJsonSchema
 
+from contracts.delivery.bearer import delivery_bearer, peer_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.sharing import delta, files, links, queries, ranges
 from contracts.sharing.catalog import SCHEMA_NAME, Table, listing, table_of
@@ -30,12 +31,6 @@ from market.parties.errors import TokenMissing
 PREFIX = "/v1/delta-sharing"
 router = APIRouter(prefix=PREFIX, route_class=SharingRoute, tags=["delta-sharing"])
 
-_bearer = HTTPBearer(
-    scheme_name="delivery",
-    bearerFormat="JWT",
-    description="A delivery token from POST /v1/grants/{id}/tokens.",
-    auto_error=False,
-)
 _REFUSALS = problems(400, 401, 403, 404, 410, 429, 503)
 
 Name = Annotated[str, Path(min_length=1, max_length=100)]
@@ -43,18 +38,14 @@ MaxResults = Annotated[int | None, Query(alias="maxResults", ge=0, le=INT63_MAX)
 PageToken = Annotated[str | None, Query(alias="pageToken", max_length=100)]
 
 
-def _peer(http: Request) -> str | None:
-    return None if http.client is None else http.client.host
-
-
 async def _opened(
     http: Request,
     kernel: KernelDep,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(delivery_bearer)],
 ) -> Table:
     if bearer is None:
         raise TokenMissing
-    return await table_of(kernel, bearer.credentials, address=_peer(http))
+    return await table_of(kernel, bearer.credentials, address=peer_of(http))
 
 
 TableDep = Annotated[Table, Depends(_opened)]
@@ -79,7 +70,7 @@ async def download_sharing_profile(
     http: Request,
     kernel: KernelDep,
     table: TableDep,
-    bearer: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)],
+    bearer: Annotated[HTTPAuthorizationCredentials, Depends(delivery_bearer)],
     response: Response,
 ) -> SharingProfile:
     """The profile file (version 1) of the delivery token that asks for it."""
@@ -272,7 +263,7 @@ async def head_shared_file(
     """Size of a file; free."""
     query_id = links.verify(kernel, file_name.removesuffix(".parquet"), signature)
     query = await files.find(kernel, query_id)
-    await files.admit(kernel, query, address=_peer(http))
+    await files.admit(kernel, query, address=peer_of(http))
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(query.byte_count)}
     return Response(None, media_type=MEDIA_TYPE, headers=headers)
 
@@ -308,7 +299,7 @@ async def download_shared_file(
         asked = ranges.parse(range_, size)
     except ranges.Unsatisfiable as error:
         raise RangeUnsatisfiable(headers={"Content-Range": f"bytes */{size}"}) from error
-    await files.admit(kernel, query, address=_peer(http))
+    await files.admit(kernel, query, address=peer_of(http))
     assert query.blob_key is not None
     path = await kernel.blobs.local_path(query.blob_key)
     span = asked or (0, size)

@@ -5,6 +5,7 @@ transaction at hand: token times, log lines. Its offset follows the database's s
 which every unit of work reads at its start, so all processes agree on the moved time.
 """
 
+import time
 from datetime import UTC, datetime, timedelta
 
 
@@ -20,4 +21,4 @@ class Clock:
 
     def timestamp_s(self) -> int:
         """Whole seconds since the epoch, for JWT claims."""
-        return int(self.now().timestamp())
+        return int(time.time() + self.offset.total_seconds())

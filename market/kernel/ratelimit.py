@@ -72,11 +72,12 @@ class _Ahead:
     window: Window | None = None
 
     def take(self) -> Window | None:
-        if not self.left or self.window is None or monotonic() >= self.until:
+        window, left_s = self.window, self.until - monotonic()
+        if not self.left or window is None or left_s <= 0:
             return None
         self.left -= 1
-        reset_s = ceil(self.until - monotonic())
-        return replace(self.window, remaining=self.window.remaining + self.left, reset_s=reset_s)
+        remaining = window.remaining + self.left
+        return Window(window.name, True, window.limit, window.window_s, remaining, ceil(left_s))
 
 
 class RateLimiter:
@@ -126,8 +127,11 @@ class RateLimiter:
         Up to ``limit / AHEAD_PARTS`` uses that a process counted and did not make are refused to
         others, or made up to a minute later.
         """
-        ahead = self._aheads.setdefault((name, key, limit), _Ahead())
-        self._aheads.move_to_end((name, key, limit))
+        at = (name, key, limit)
+        ahead = self._aheads.get(at)
+        if ahead is None:
+            ahead = self._aheads[at] = _Ahead()
+        self._aheads.move_to_end(at)
         if len(self._aheads) > AHEAD_MAX:
             self._aheads.popitem(last=False)
         window = ahead.take()

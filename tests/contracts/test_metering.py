@@ -64,7 +64,7 @@ async def test_a_refusal_names_what_remains_and_takes_nothing(kernel: Kernel, tr
     await use(meter, trade, 60)
     with pytest.raises(QuotaExhausted) as refused:
         await reserve(meter, trade, 41)
-    assert refused.value.extra == {"remaining": 40}
+    assert refused.value.extra == {"remaining": 40, "unit": "row"}
     await use(meter, trade, 40)
     await meter.flush()
     assert await units(kernel, trade) == (100, 0)

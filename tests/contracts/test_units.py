@@ -167,11 +167,10 @@ async def test_time_that_is_left_bounds_the_query(
     # Reading, sorting and copying 50,000 rows takes DuckDB some dozen milliseconds.
     trade = await make_trade(kernel, unit="compute_second", lots=2, lot_units=30, rows=50_000)
     token = await mint(kernel, trade)
-    slow = {"limit": 10_000, "order": "-id"}
     free = await get(client, token, filter="nothing = 1")
     assert (free.status_code, await settled(kernel, trade)) == (422, 0)
     await leave(kernel, trade, 1)
-    refused = await get(client, token, **slow)
+    refused = await get(client, token, limit=10_000, order="-id")
     problem = refused.json()
     assert (refused.status_code, problem["code"]) == (402, "quota_exhausted")
     assert (problem["remaining"], problem["unit"]) == (1, "millisecond")

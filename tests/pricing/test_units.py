@@ -1,6 +1,7 @@
 """From the units of plans to those of the meter: nothing is made or lost."""
 
 from itertools import pairwise
+from typing import Any
 
 from hypothesis import given, strategies as st
 
@@ -42,9 +43,12 @@ def test_lots_are_worth_their_price_however_they_are_used_up(
 ) -> None:
     scaled = counted_units(unit, lot_units)
     granted = lots * scaled
-    agreement = Agreement(
-        lots=lots, price_minor=price_minor, total_minor=lots * price_minor, lot_units=scaled
-    )
+    terms: dict[str, Any] = {
+        "price_minor": price_minor,
+        "total_minor": lots * price_minor,
+        "lot_units": scaled,
+    }
+    agreement = Agreement.model_construct(**terms)
     for lot in {1, lots // 2, lots}:
         assert used_value_minor(agreement, lot * scaled) == lot * price_minor
     marks = sorted({granted * cut // 10**6 for cut in cuts} | {0, granted})

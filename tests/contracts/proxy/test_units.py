@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import uuid
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ async def test_less_left_than_the_limit_is_refused_before_the_upstream_is_asked(
     make_offer: MakeOffer,
     unit: MeteredUnit,
     left: int,
-    limits: dict[str, int],
+    limits: dict[str, Any],
     word: str,
 ) -> None:
     offer = await make_offer({"unit": unit, "lot_units": 3}, x=servers.json_of(LONG))
