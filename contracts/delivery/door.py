@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 from contracts.errors import TokenExpired
 from contracts.models import DeliveryToken
@@ -12,13 +11,13 @@ from contracts.token_keys import KEY_PREFIX, key_sha256
 from contracts.token_limits import Limits
 from contracts.tokens import CACHED_CLAIMS_MAX, Claims, TokenVerifier, find_key
 from market.kernel.context import Kernel
-from market.kernel.security import InvalidToken, Keyring
+from market.kernel.security import InvalidToken
 
 CACHED_LIMITS_MAX = 10_000
 
 
 class Door:
-    """Knows tokens' limits. One per process and keyring.
+    """Knows tokens' limits. One per process.
 
     Limits never change, nor what a key stands for, so they are read once; whether a token is
     revoked is the meter's matter and never cached here.
@@ -70,12 +69,6 @@ class Door:
         return limits
 
 
-_doors: WeakKeyDictionary[Keyring, Door] = WeakKeyDictionary()
-
-
 def door_of(kernel: Kernel) -> Door:
     """This process's door."""
-    door = _doors.get(kernel.keys)
-    if door is None:
-        door = _doors[kernel.keys] = Door(kernel)
-    return door
+    return kernel.service(Door)

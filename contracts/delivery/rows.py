@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
@@ -65,7 +65,6 @@ from listings import offers
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.schemas import encode_cursor
-from market.kernel.security import Keyring
 from market.parties.directory import get_party
 from market.parties.errors import PartySuspended
 from market.parties.models import PartyStatus
@@ -125,7 +124,7 @@ class _Page:
 
 
 class RowsService:
-    """Delivers rows. One per process and keyring."""
+    """Delivers rows. One per process."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -446,12 +445,6 @@ def _respond(
     )
 
 
-_services: WeakKeyDictionary[Keyring, RowsService] = WeakKeyDictionary()
-
-
 def rows_service(kernel: Kernel) -> RowsService:
     """This process's rows service."""
-    service = _services.get(kernel.keys)
-    if service is None:
-        service = _services[kernel.keys] = RowsService(kernel)
-    return service
+    return kernel.service(RowsService)

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 import httpcore
 import orjson
@@ -54,7 +53,7 @@ from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
-from market.kernel.security import Keyring, canonical_json, sha256_hex
+from market.kernel.security import canonical_json, sha256_hex
 
 SEND_MARGIN_S = 2.0
 _NO_LEASE = UUID(int=0)
@@ -90,7 +89,7 @@ class _Asked:
 
 
 class ProxyService:
-    """Delivers calls. One per process and keyring; ``network`` is for tests."""
+    """Delivers calls. One per process; ``network`` is for tests."""
 
     def __init__(self, kernel: Kernel, *, network: httpcore.AsyncNetworkBackend | None = None):
         self._kernel = kernel
@@ -382,12 +381,6 @@ def _respond(
     )
 
 
-_services: WeakKeyDictionary[Keyring, ProxyService] = WeakKeyDictionary()
-
-
 def proxy_service(kernel: Kernel) -> ProxyService:
     """This process's proxy service."""
-    service = _services.get(kernel.keys)
-    if service is None:
-        service = _services[kernel.keys] = ProxyService(kernel)
-    return service
+    return kernel.service(ProxyService)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 from sqlmodel import col, select
 
@@ -13,20 +12,19 @@ from contracts.proxy.templates import Injected
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.envelope import Envelope
-from market.kernel.security import Keyring
 
 _REWRAP_BATCH = 100
-_envelopes: WeakKeyDictionary[Keyring, Envelope] = WeakKeyDictionary()
 
 
 def envelope_of(kernel: Kernel) -> Envelope:
     """This process's envelope. Raises SecretsUnavailable (503) when the operator gave no key."""
-    envelope = _envelopes.get(kernel.keys)
-    if envelope is None:
-        folder = kernel.settings.secret_key_dir or kernel.settings.home / "secret-keys"
-        envelope = Envelope.load(folder, create=kernel.settings.is_sandbox)
-        _envelopes[kernel.keys] = envelope
-    return envelope
+    return kernel.service(load_envelope)
+
+
+def load_envelope(kernel: Kernel) -> Envelope:
+    """The envelope of the operator's keys as they are now. Raises as :func:`envelope_of`."""
+    folder = kernel.settings.secret_key_dir or kernel.settings.home / "secret-keys"
+    return Envelope.load(folder, create=kernel.settings.is_sandbox)
 
 
 async def put(uow: UnitOfWork, kernel: Kernel, upstream: Upstream, value: str) -> UpstreamSecret:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 from market.kernel.blobs import Blobs
 from market.kernel.clock import Clock
@@ -13,10 +15,15 @@ from market.kernel.redis import Redis, open_redis
 from market.kernel.security import Keyring
 from market.kernel.settings import Settings
 
+_Service = TypeVar("_Service")
+
 
 @dataclass(frozen=True)
 class Kernel:
-    """Settings, clock, database, cache, blobs, keys and limits of one process."""
+    """Settings, clock, database, cache, blobs, keys and limits of one process.
+
+    ``services`` are those that a process has one of, by what makes them (:meth:`service`).
+    """
 
     settings: Settings
     clock: Clock
@@ -25,6 +32,16 @@ class Kernel:
     blobs: Blobs
     keys: Keyring
     limits: RateLimiter
+    services: dict[Callable[[Kernel], Any], Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def service(self, make: Callable[[Kernel], _Service]) -> _Service:
+        """What ``make`` makes of this kernel; made once. Raises what ``make`` does."""
+        made = self.services.get(make)
+        if made is None:
+            made = self.services[make] = make(self)
+        return cast(_Service, made)
 
     def unit_of_work(
         self, *, statement_timeout_ms: int | None = None

@@ -190,16 +190,16 @@ async def test_secrets_are_rewrapped_under_a_new_key(
     await offer.set_secret()
     old = secrets.envelope_of(kernel)
     both = Envelope({**{"1": old._keys[bytes.fromhex(old.current)]}, "2": bytes(range(32))})
-    monkeypatch.setitem(secrets._envelopes, kernel.keys, both)
+    monkeypatch.setitem(kernel.services, secrets.load_envelope, both)
     assert await secrets.rewrap(kernel) >= 1
     assert await secrets.rewrap(kernel) == 0
     alone = Envelope({"2": bytes(range(32))})
-    monkeypatch.setitem(secrets._envelopes, kernel.keys, alone)
+    monkeypatch.setitem(kernel.services, secrets.load_envelope, alone)
     assert (await offer.call()).status_code == 200
     assert offer.server.asked[0].headers["x-key"] == SECRET
-    monkeypatch.setitem(secrets._envelopes, kernel.keys, old)
+    monkeypatch.setitem(kernel.services, secrets.load_envelope, old)
     assert (await offer.call()).json()["code"] == "secrets_unavailable"
-    monkeypatch.setitem(secrets._envelopes, kernel.keys, both)
+    monkeypatch.setitem(kernel.services, secrets.load_envelope, both)
     async with kernel.unit_of_work() as uow:
         row = await uow.session.get(UpstreamSecret, parse("ups", offer.upstream_id))
         assert row is not None
