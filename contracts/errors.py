@@ -4,7 +4,7 @@ NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, A
            UsageHoldNotFound
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
            DeliveryIdExpired, TokenEnded, AdjustmentOpen, AdjustmentExceedsEscrow,
-           AdjustmentRefused, ResaleGrantInactive, ResaleUnitsShort
+           AdjustmentRefused, ResaleGrantInactive, ResaleUnitsShort, UnitRefused
 Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowed,
             TokenAddressRefused, TokenOperationRefused, TokenFieldRefused, TokenTooNarrow
 PaymentRequired ─ QuotaExhausted ─ TokenQuotaExhausted
@@ -100,7 +100,7 @@ class GrantSuspended(Forbidden):
 
 
 class QuotaExhausted(PaymentRequired):
-    """Extra member ``remaining``: units that can still be delivered."""
+    """Extra members ``remaining``: units that can still be delivered, and ``unit``."""
 
     code, title = "quota_exhausted", "The grant has too few units left"
     default_hint = (
@@ -173,9 +173,14 @@ class DeliveryInProgress(Conflict):
     default_hint = "Repeat the same request after Retry-After seconds."
 
 
+class UnitRefused(Conflict):
+    code, title = "unit_refused", "The grant counts something that this way out does not have"
+    default_hint = "Use another way out: docs/metering.md says which units each of them takes."
+
+
 class DeliveryIncomplete(Conflict):
     code, title = "delivery_incomplete", "This delivery was cut off and cannot be replayed"
-    default_hint = "Only the rows that were sent were charged. Use a new Delivery-Id."
+    default_hint = "Only what was sent was charged. Use a new Delivery-Id."
 
 
 class DeliveryIdExpired(Conflict):

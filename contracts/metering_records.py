@@ -75,6 +75,7 @@ def unpack(text: str) -> Fact:
 class _Tally:
     """What a batch changes about one grant."""
 
+    unit: str
     free: int | None
     resold_from: UUID | None
     seq: int
@@ -177,6 +178,7 @@ def _apart(fact: Fact) -> Fact:
 
 def _tally(grant: sql.Row) -> _Tally:
     return _Tally(
+        unit=grant["unit"],
         free=grant["free_units"],
         resold_from=grant["resold_from"],
         seq=int(grant["delivery_count"]),
@@ -222,6 +224,7 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
             version=show("ver", fact.version_id),
             query_sha256=fact.query_sha256,
             format=fact.format,
+            unit=tally.unit,
             units=units,
             rows=fact.rows,
             bytes=fact.bytes,

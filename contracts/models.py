@@ -42,10 +42,13 @@ class PlanKind(StrEnum):
 
 
 class Unit(StrEnum):
-    """What the meter counts. A license counts deliveries."""
+    """What the meter counts (:mod:`pricing.units`). A license counts deliveries."""
 
     ROW = "row"
     CALL = "call"
+    BYTE = "byte"
+    QUERY = "query"
+    MILLISECOND = "millisecond"
     LICENSE = "license"
 
 

@@ -252,6 +252,7 @@ class UsageView(Schema):
     token_id: TokenId
     receipt_id: ReceiptId
     format: str
+    unit: Unit = Field(description="What `units` counts.")
     units: Count
     rows: Count
     bytes: Count

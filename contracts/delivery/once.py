@@ -24,7 +24,7 @@ from contracts.errors import (
 )
 from contracts.metering import Delivered, Hold, meter_of
 from contracts.metering_records import Fact
-from contracts.models import Delivery
+from contracts.models import Delivery, Unit
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 
@@ -130,9 +130,13 @@ def require_replayable(earlier: Earlier, query_sha256: str, *, now: datetime) ->
         raise DeliveryIdExpired(param="Delivery-Id")
 
 
-def meter_headers(charged: int, remaining: int | None, receipt_id: UUID) -> dict[str, str]:
+def meter_headers(
+    charged: int, remaining: int | None, receipt_id: UUID, *, unit: Unit | None = None
+) -> dict[str, str]:
     """What an answer says of its charge; ``remaining`` None: no bound."""
     headers = {"Meter-Charged": str(charged), "Receipt-Id": show("rcp", receipt_id)}
+    if unit is not None:
+        headers["Meter-Unit"] = unit.value
     if remaining is not None:
         headers["Meter-Remaining"] = str(remaining)
     return headers
