@@ -31,6 +31,7 @@ MODELS = (
     "contracts.sharing.models",
     "contracts.usage_alert_models",
     "contracts.usage_hold_models",
+    "contracts.versions.models",
     "market.matching.models",
     "market.matching.bundle_models",
     "market.matching.control_models",

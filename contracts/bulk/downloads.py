@@ -58,6 +58,7 @@ class BulkRequest:
     if_range: str | None = None
     delivery_id: str | None = None
     address: str | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,12 @@ class _Order:
     address: str | None
 
 
-async def manifest(kernel: Kernel, token: str, *, address: str | None) -> BulkManifest:
+async def manifest(
+    kernel: Kernel, token: str, *, address: str | None, version: int | None = None
+) -> BulkManifest:
     """What the download is and costs; free. Raises as :func:`download`, but never 402."""
     claims, context, _ = await rows_service(kernel).authorize(
-        RowsRequest(token=token, address=address, operation=WayOut.BULK)
+        RowsRequest(token=token, address=address, version=version, operation=WayOut.BULK)
     )
     # What is left to buy may be looked at with nothing left to spend.
     with contextlib.suppress(QuotaExhausted):
@@ -84,6 +87,7 @@ async def manifest(kernel: Kernel, token: str, *, address: str | None) -> BulkMa
     file, _ = await _file(kernel, context)
     return BulkManifest(
         version_id=context.version_id,
+        version=context.version,
         media_type=MEDIA_TYPE,
         bytes=file.size,
         rows=file.rows,
@@ -103,7 +107,12 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     """
     key = checked_key(request.delivery_id)
     claims, context, headers = await rows_service(kernel).authorize(
-        RowsRequest(token=request.token, address=request.address, operation=WayOut.BULK)
+        RowsRequest(
+            token=request.token,
+            address=request.address,
+            version=request.version,
+            operation=WayOut.BULK,
+        )
     )
     file, path = await _file(kernel, context)
     asked = parse_range(request.range, file.size)
@@ -117,6 +126,7 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     download = Download(kernel, order, list(portions(file, start, stop)))
     charged, remaining = await download.begin()
     headers |= {
+        "Data-Version": str(context.version),
         "Delivery-Id": key,
         "Meter-Charged": str(charged),
         "ETag": file.etag,
