@@ -29,6 +29,7 @@ MODELS = (
     "contracts.dispute_models",
     "contracts.proxy.models",
     "contracts.sharing.models",
+    "contracts.token_quota_models",
     "contracts.usage_alert_models",
     "contracts.usage_hold_models",
     "contracts.versions.models",

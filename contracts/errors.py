@@ -4,13 +4,13 @@ NotFound ─ AgreementNotFound, GrantNotFound, TokenNotFound, ReceiptNotFound, A
            UsageHoldNotFound
 Conflict ─ IllegalTransition, NotAcceptableYet, DeliveryInProgress, DeliveryIncomplete,
            DeliveryIdExpired, TokenEnded, AdjustmentOpen, AdjustmentExceedsEscrow,
-           AdjustmentRefused, ResaleGrantInactive, ResaleUnitsShort
+           AdjustmentRefused, ResaleGrantInactive, ResaleUnitsShort, UnitRefused
 Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowed,
             TokenAddressRefused, TokenOperationRefused, TokenFieldRefused, TokenTooNarrow
-PaymentRequired ─ QuotaExhausted
+PaymentRequired ─ QuotaExhausted ─ TokenQuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
 Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
-          ResalePlanMismatch, UsageTooMuch
+          ResalePlanMismatch, UsageTooMuch, TokenQuotaTooLarge
 NotAcceptable ─ FormatNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
 """
@@ -100,13 +100,20 @@ class GrantSuspended(Forbidden):
 
 
 class QuotaExhausted(PaymentRequired):
-    """Extra member ``remaining``: units that can still be delivered."""
+    """Extra members ``remaining``: units that can still be delivered, and ``unit``."""
 
     code, title = "quota_exhausted", "The grant has too few units left"
     default_hint = (
         "Ask for at most `remaining` units, or top up: POST /v1/orders for more of the plan. "
         "PUT /v1/agreements/{id}/auto-top-up orders it by itself."
     )
+
+
+class TokenQuotaExhausted(QuotaExhausted):
+    """Extra member ``remaining``: units that the token can still take."""
+
+    code, title = "token_quota_exhausted", "The token's own quota has too few units left"
+    default_hint = "Ask for at most `remaining` units, or use another token of the grant."
 
 
 class GrantRevoked(Gone):
@@ -129,6 +136,12 @@ class TokenEnded(Conflict):
 
 class TokenRevoked(Gone):
     code, title = "token_revoked", "The delivery token has been revoked"
+
+
+class TokenQuotaTooLarge(Invalid):
+    """Extra member ``remaining``: units that the grant can still give."""
+
+    code, title = "token_quota_too_large", "The quota is more than the grant can still give"
 
 
 class FilterInvalid(Invalid):
@@ -160,9 +173,14 @@ class DeliveryInProgress(Conflict):
     default_hint = "Repeat the same request after Retry-After seconds."
 
 
+class UnitRefused(Conflict):
+    code, title = "unit_refused", "The grant counts something that this way out does not have"
+    default_hint = "Use another way out: docs/metering.md says which units each of them takes."
+
+
 class DeliveryIncomplete(Conflict):
     code, title = "delivery_incomplete", "This delivery was cut off and cannot be replayed"
-    default_hint = "Only the rows that were sent were charged. Use a new Delivery-Id."
+    default_hint = "Only what was sent was charged. Use a new Delivery-Id."
 
 
 class DeliveryIdExpired(Conflict):

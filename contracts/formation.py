@@ -33,6 +33,7 @@ from pricing.intermediaries import newest_intermediaries
 from pricing.models import Plan
 from pricing.shares import get_shares_of
 from pricing.taxes import rates_of
+from pricing.units import counted, counted_units
 from settlement.fees import Fee, fees_in_force
 from settlement.tax import contained
 
@@ -258,6 +259,7 @@ def _terms(deal: Deal, sources: Sources) -> Terms:
     policy = conditions.policy
     assert policy.not_after is not None
     kind = PlanKind(plan.kind)
+    lot_units = counted_units(plan.unit, plan.lot_units)
     return Terms(
         agreement_id=deal.agreement_id,
         trade_id=deal.trade_id,
@@ -274,9 +276,9 @@ def _terms(deal: Deal, sources: Sources) -> Terms:
         price_minor=deal.price_minor,
         total_minor=total,
         currency=deal.currency,
-        unit=Unit(plan.unit),
-        lot_units=plan.lot_units,
-        granted_units=_granted(kind, policy, deal.lots * plan.lot_units),
+        unit=Unit(counted(plan.unit).unit),
+        lot_units=lot_units,
+        granted_units=_granted(kind, policy, deal.lots * lot_units),
         fee_ppm=fee.fee_ppm,
         shares=conditions.shares,
         fee=FeeTerm(

@@ -17,7 +17,7 @@ from contracts.agreements import READERS
 from contracts.errors import GrantNotFound, MeterUnavailable
 from contracts.metering import meter_of
 from contracts.metering_scripts import BLOCK
-from contracts.models import Delivery, Grant, GrantStatus
+from contracts.models import Delivery, Grant, GrantStatus, Unit
 from contracts.schemas import GrantView, UsageView
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -185,20 +185,21 @@ async def list_usage(
     if after is not None:
         query = query.where(col(Delivery.id) < after)
     async with kernel.unit_of_work() as uow:
-        await find(uow, grant_id, actor)
+        unit = (await find(uow, grant_id, actor)).unit
         rows = list(await uow.session.exec(query))
         return Page[UsageView].of(
-            [_usage(row) for row in rows], page.limit, [(row.id,) for row in rows]
+            [_usage(row, unit) for row in rows], page.limit, [(row.id,) for row in rows]
         )
 
 
-def _usage(row: Delivery) -> UsageView:
+def _usage(row: Delivery, unit: Unit) -> UsageView:
     return UsageView(
         id=row.id,
         delivery_id=row.delivery_key,
         token_id=row.token_id,
         receipt_id=row.receipt_id,
         format=row.format,
+        unit=unit,
         units=row.units,
         rows=row.row_count,
         bytes=row.byte_count,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from contracts import accrual, grants, sql, usage_alerts
+from contracts import accrual, grants, sql, token_quota, usage_alerts
 from contracts.agreement_states import EARNING, AgreementStatus
 from contracts.agreements import lock_agreement
 from contracts.errors import MeterUnavailable
@@ -44,6 +44,22 @@ async def sweep_meters(kernel: Kernel) -> int:
     except MeterUnavailable:
         _log.warning("sweep_without_cache")
     return recorded
+
+
+async def sweep_token_quotas(kernel: Kernel) -> int:
+    """Give back what dead processes held of tokens' own quotas; the number of holds."""
+    async with kernel.unit_of_work() as uow:
+        found = await token_quota.overdue(await uow.raw(), limit=BATCH)
+    ended = 0
+    try:
+        for grant_id, quota_id in found:
+            # First what was delivered: its units are billed, not given back.
+            await meter_of(kernel).recover(grant_id, age_ms=0)
+            async with kernel.unit_of_work() as uow:
+                ended += await token_quota.end_overdue(await uow.raw(), quota_id)
+    except MeterUnavailable:
+        _log.warning("sweep_without_cache")
+    return ended
 
 
 async def end_leases(kernel: Kernel) -> int:

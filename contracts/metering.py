@@ -20,7 +20,7 @@ from functools import partial
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from contracts import metering_leases as leases, metering_scripts as scripts
+from contracts import metering_leases as leases, metering_scripts as scripts, token_quota
 from contracts.errors import DeliveryInProgress, MeterUnavailable, TokenRevoked
 from contracts.metering_blocks import Block, Blocks
 from contracts.metering_cache import MeterCache
@@ -59,6 +59,7 @@ class Hold:
     remaining: int | None
     deadline: float
     block: Block | None = None
+    quota: token_quota.QuotaHold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class Meter:
         units: int,
         planned: Fact | None = None,
         block_units: int = 0,
+        quota_id: UUID | None = None,
     ) -> Hold | Delivered:
         """Set ``units`` aside for the delivery ``key``.
 
@@ -142,9 +144,16 @@ class Meter:
         With ``planned`` (seller-safe) that is billed should nobody settle or release the hold;
         without it (buyer-safe) the units then return. Its ``lease_id`` does not matter.
 
+        ``quota_id`` is the token's own quota, if it has one: the units come out of both. Then
+        there are no blocks.
+
         Raises as :meth:`admit`, MeterRecovering (503), and DeliveryInProgress (409) while the
-        same key is being delivered.
+        same key is being delivered; TokenQuotaExhausted (402).
         """
+        if quota_id is not None and units:
+            return await self._reserve_of(
+                quota_id, grant_id, token_id, key=key, units=units, planned=planned
+            )
         if block_units:
             block = self._blocks.take(grant_id, token_id, units)
             if block is not None and block.lease_id is not None:
@@ -189,6 +198,42 @@ class Meter:
                 await self._lend(ask, turn, seen)
         raise MeterUnavailable("The grant is changing too often.")
 
+    async def _reserve_of(
+        self,
+        quota_id: UUID,
+        grant_id: UUID,
+        token_id: UUID,
+        *,
+        key: str,
+        units: int,
+        planned: Fact | None,
+    ) -> Hold | Delivered:
+        taken = await token_quota.take(
+            self._kernel, quota_id, key=key, units=units, hold_s=self.hold_s
+        )
+        if taken is None:
+            # What has been delivered under the key, by whomever, must be known to be free.
+            await self.flush()
+            await self.recover(grant_id, age_ms=0)
+            taken = await token_quota.take(
+                self._kernel, quota_id, key=key, units=units, hold_s=self.hold_s
+            )
+        if taken is None:
+            raise DeliveryInProgress(headers={"Retry-After": "1"})
+        quota, left = taken
+        if planned is not None:
+            planned = replace(planned, quota=quota)
+        try:
+            outcome = await self.reserve(grant_id, token_id, key=key, units=units, planned=planned)
+        except BaseException:
+            await token_quota.give_back(self._kernel, quota)
+            raise
+        if isinstance(outcome, Delivered):
+            await token_quota.give_back(self._kernel, quota)
+            return outcome
+        remaining = left if outcome.remaining is None else min(left, outcome.remaining)
+        return replace(outcome, quota=quota, remaining=remaining)
+
     async def settle(self, hold: Hold, fact: Fact) -> None:
         """Charge what ``fact`` says and make it durable soon.
 
@@ -196,6 +241,8 @@ class Meter:
         """
         if self.settle_alone(hold, fact):
             return
+        if hold.quota is not None:
+            fact = replace(fact, quota=hold.quota)
         try:
             await self.cache.call(
                 scripts.SETTLE, hold.grant_id, hold.key, fact.units, hold.owner, fact.pack()
@@ -224,7 +271,11 @@ class Meter:
         try:
             await self.cache.call(scripts.SETTLE, hold.grant_id, hold.key, 0, hold.owner, "")
         except MeterUnavailable:
+            # It ends as if this process had died, and a quota's units with it.
             _log.warning("released_without_cache", grant_id=hold.grant_id.hex)
+            return
+        if hold.quota is not None:
+            await token_quota.give_back(self._kernel, hold.quota)
 
     async def flush(self) -> int:
         """Make every buffered fact durable now; give their number. Raises DatabaseUnavailable."""

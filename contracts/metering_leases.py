@@ -22,7 +22,7 @@ from contracts.errors import (
     QuotaExhausted,
     TokenRevoked,
 )
-from contracts.models import GrantStatus
+from contracts.models import GrantStatus, Unit
 from market.kernel.db import UnitOfWork
 from market.kernel.errors import MarketError
 from market.kernel.ids import new_id
@@ -30,6 +30,8 @@ from market.kernel.ids import new_id
 UNBOUNDED = -1
 # A lease takes at most this part of a bounded grant, so that a lost cache delays only that part.
 LEASE_PARTS = 10
+# Deliveries come to many bytes and milliseconds each; an ordinary loan is for many deliveries.
+LOAN_UNITS = {Unit.BYTE.value: 1_024, Unit.MILLISECOND.value: 20}
 # What a record may be late by, beyond its hold: a flush, a refused cache, a freshness window.
 DRAIN_MARGIN_S = 10
 
@@ -84,13 +86,13 @@ def refusal_of(grant: Mapping[str, Any] | sql.Row, now: datetime) -> MarketError
     if status == GrantStatus.SUSPENDED:
         return GrantSuspended()
     if status == GrantStatus.EXHAUSTED:
-        return exhausted(0)
+        return exhausted(0, grant["unit"])
     return None
 
 
-def exhausted(remaining: int) -> QuotaExhausted:
-    """The 402 with the units that can still be had."""
-    return QuotaExhausted(f"{remaining} units are left.", remaining=remaining)
+def exhausted(remaining: int, unit: str) -> QuotaExhausted:
+    """The 402 with the units that can still be had, and what they count."""
+    return QuotaExhausted(f"{remaining} units ({unit}) are left.", remaining=remaining, unit=unit)
 
 
 async def obtain(
@@ -123,7 +125,7 @@ async def obtain(
         wait_s = await sql.draining_until(connection, ask.grant_id)
         if wait_s is not None:
             return Refuse(MeterRecovering(retry_after_s=wait_s, remaining=free))
-        return Refuse(exhausted(free))
+        return Refuse(exhausted(free, grant["unit"]))
     units = _loan(grant, ask.units, free, lease_units)
     lease_id = new_id()
     await sql.open_lease(connection, lease_id, ask.grant_id, nonce=ask.nonce, units=units)
@@ -148,7 +150,7 @@ async def _extend(
         wait_s = await sql.draining_until(connection, ask.grant_id)
         if wait_s is not None:
             return Refuse(MeterRecovering(retry_after_s=wait_s, remaining=free + ask.avail))
-        return Refuse(exhausted(free + ask.avail))
+        return Refuse(exhausted(free + ask.avail, grant["unit"]))
     more = _loan(grant, missing, free, lease_units)
     await sql.extend_lease(connection, lease["id"], ask.grant_id, units=more)
     return await _offer(
@@ -157,6 +159,7 @@ async def _extend(
 
 
 def _loan(grant: sql.Row, needed: int, free: int | None, lease_units: int) -> int:
+    lease_units *= LOAN_UNITS.get(grant["unit"], 1)
     if free is None:
         return max(needed, lease_units)
     part = max(1, int(grant["granted_units"]) // LEASE_PARTS)

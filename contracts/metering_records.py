@@ -17,6 +17,7 @@ import orjson
 from contracts import receipts, sql
 from contracts.metering_asked import Asked
 from contracts.models import LeaseState
+from contracts.token_quota import QuotaBatch, QuotaHold
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import show
 from market.kernel.security import Keyring
@@ -47,6 +48,7 @@ class Fact:
     delivered_at: datetime
     assumed: bool = False
     asked: Asked | None = None
+    quota: QuotaHold | None = None
 
     def pack(self) -> str:
         """Text for the cache; :func:`unpack` is its inverse."""
@@ -65,6 +67,7 @@ def unpack(text: str) -> Fact:
     values["delivered_at"] = datetime.fromisoformat(values["delivered_at"])
     # Facts of a version before this one say nothing about it.
     values["asked"] = Asked.of(values.get("asked"))
+    values["quota"] = QuotaHold.of(values.get("quota"))
     return Fact(**values)
 
 
@@ -72,6 +75,7 @@ def unpack(text: str) -> Fact:
 class _Tally:
     """What a batch changes about one grant."""
 
+    unit: str
     free: int | None
     resold_from: UUID | None
     seq: int
@@ -93,6 +97,7 @@ class _Room:
 class _Batch:
     tallies: dict[UUID, _Tally]
     rooms: dict[UUID, _Room]
+    quotas: QuotaBatch
     deliveries: list[tuple[Any, ...]] = field(default_factory=list)
     receipts: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -102,7 +107,8 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
 
     Locks the grants in id order. Units come out of the fact's lease; what a closed or
     overrun lease cannot cover comes out of the grant's free units, and what those cannot cover
-    stays unbilled (delivery.md §3): a grant is never charged beyond what was bought.
+    stays unbilled (delivery.md §3): a grant is never charged beyond what was bought, nor a token
+    beyond its own quota.
     """
     connection = await uow.raw()
     grants = await sql.lock_grants(connection, list({fact.grant_id for fact in facts}))
@@ -120,12 +126,16 @@ async def record(uow: UnitOfWork, keys: Keyring, facts: Sequence[Fact]) -> int:
             )
             for lease_id, lease in leases.items()
         },
+        quotas=await QuotaBatch.lock(connection, facts),
     )
     for given in facts:
         fact = _apart(given) if _is_other(given, known) else given
         if (fact.grant_id, fact.key) not in known and fact.grant_id in batch.tallies:
             known[fact.grant_id, fact.key] = fact.query_sha256
             _add(batch, fact, keys, now=uow.now)
+        else:
+            batch.quotas.settle(fact, 0)
+    await batch.quotas.write(connection)
     if not batch.deliveries:
         return 0
     await sql.insert_deliveries(connection, batch.deliveries)
@@ -168,6 +178,7 @@ def _apart(fact: Fact) -> Fact:
 
 def _tally(grant: sql.Row) -> _Tally:
     return _Tally(
+        unit=grant["unit"],
         free=grant["free_units"],
         resold_from=grant["resold_from"],
         seq=int(grant["delivery_count"]),
@@ -183,16 +194,17 @@ def _lineage(tally: _Tally) -> dict[str, str]:
 def _charge(batch: _Batch, fact: Fact) -> int:
     tally = batch.tallies[fact.grant_id]
     room = batch.rooms.get(fact.lease_id)
-    from_lease = 0
+    from_lease, units = 0, batch.quotas.most(fact)
     if room is not None:
-        from_lease = min(fact.units, room.units - room.used)
+        from_lease = min(units, room.units - room.used)
         room.used += from_lease
-    beyond = fact.units - from_lease
+    beyond = units - from_lease
     if tally.free is not None:
         beyond = min(beyond, tally.free)
         tally.free -= beyond
     tally.settled += from_lease + beyond
     tally.unreserved += from_lease
+    batch.quotas.settle(fact, from_lease + beyond)
     return from_lease + beyond
 
 
@@ -212,6 +224,7 @@ def _add(batch: _Batch, fact: Fact, keys: Keyring, *, now: datetime) -> None:
             version=show("ver", fact.version_id),
             query_sha256=fact.query_sha256,
             format=fact.format,
+            unit=tally.unit,
             units=units,
             rows=fact.rows,
             bytes=fact.bytes,

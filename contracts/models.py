@@ -26,6 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+# delivery_token.quota_id refers to its table.
+from contracts import token_quota_models as _quotas  # noqa: F401
 from contracts.agreement_states import AgreementStatus
 from market.kernel.columns import bigint_column, moment_column, text_column, uuid_column
 
@@ -40,10 +42,13 @@ class PlanKind(StrEnum):
 
 
 class Unit(StrEnum):
-    """What the meter counts. A license counts deliveries."""
+    """What the meter counts (:mod:`pricing.units`). A license counts deliveries."""
 
     ROW = "row"
     CALL = "call"
+    BYTE = "byte"
+    QUERY = "query"
+    MILLISECOND = "millisecond"
     LICENSE = "license"
 
 
@@ -288,7 +293,8 @@ class DeliveryToken(SQLModel, table=True):
     The token itself is not stored. ``ends_at`` is set by its rotation: from then on it is as good
     as revoked.
 
-    ``limits`` is a :class:`contracts.token_limits.TokenLimits` without its nulls.
+    ``limits`` is a :class:`contracts.token_limits.TokenLimits` without its nulls. ``quota_id`` is
+    its own quota, which it shares with the tokens that its rotation made.
     """
 
     __tablename__ = "delivery_token"
@@ -314,6 +320,12 @@ class DeliveryToken(SQLModel, table=True):
     revoked_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
     ends_at: datetime | None = Field(default=None, sa_column=moment_column(nullable=True))
     secret_sha256: str | None = Field(default=None, sa_column=text_column(nullable=True))
+    quota_id: UUID | None = Field(
+        default=None,
+        sa_column=uuid_column(
+            ForeignKey("contracts.token_quota.id", name="delivery_token_quota_fk"), nullable=True
+        ),
+    )
 
 
 class Lease(SQLModel, table=True):

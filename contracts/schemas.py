@@ -30,6 +30,7 @@ from market.kernel.schemas import LongText, Schema, ShortText
 
 TOKEN_TTL_MAX_S = 30 * 86_400
 OVERLAP_MAX_S = 7 * 86_400
+QUOTA_MAX = 10**15
 
 TokenForm = Literal["jwt", "key"]
 
@@ -195,6 +196,10 @@ class TokenBody(TokenLimits):
     label: ShortText
     purpose: Purpose | None = Field(default=None, description="Declared use; must be agreed.")
     form: TokenForm = Field(default="jwt", description="A signed JWT, or an opaque key `dem_…`.")
+    quota: Annotated[int, Field(strict=True, ge=1, le=QUOTA_MAX)] | None = Field(
+        default=None,
+        description="Units of the grant that the token may take, in all; null: what is left.",
+    )
 
 
 class RotationBody(Schema):
@@ -215,10 +220,16 @@ class TokenView(TokenLimits):
     revoked_at: datetime | None
     ends_at: datetime | None = Field(description="When its rotation ends it; null: not rotated.")
     form: TokenForm
+    quota: Count | None = Field(
+        description="Units that it and the tokens of its rotation may take; null: no own quota."
+    )
+    quota_remaining: Count | None = Field(
+        description="What is left of `quota`; deliveries under way are not counted."
+    )
 
 
 class TokenDetail(TokenView):
-    """A delivery token, and what its grant has left."""
+    """A delivery token, and what it and its grant have left."""
 
     grant_status: GrantStatus
     unit: Unit
@@ -241,6 +252,7 @@ class UsageView(Schema):
     token_id: TokenId
     receipt_id: ReceiptId
     format: str
+    unit: Unit = Field(description="What `units` counts.")
     units: Count
     rows: Count
     bytes: Count

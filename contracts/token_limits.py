@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
+from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -139,9 +140,10 @@ class Limits:
     row_filter: str | None = None
     networks: tuple[IPv4Network | IPv6Network, ...] | None = None
     rate_per_minute: int | None = None
+    quota_id: UUID | None = None
 
     @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Limits:
+    def of(cls, stored: Mapping[str, Any], *, quota_id: UUID | None = None) -> Limits:
         """From the token's stored ``limits``."""
         limits = TokenLimits.model_validate(stored)
         return cls(
@@ -152,6 +154,7 @@ class Limits:
             if limits.networks is None
             else tuple(ip_network(each) for each in limits.networks),
             rate_per_minute=limits.rate_per_minute,
+            quota_id=quota_id,
         )
 
     @property

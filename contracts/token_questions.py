@@ -12,7 +12,7 @@ from contracts.errors import TokenNotFound
 from contracts.models import DeliveryToken, Grant, GrantStatus, Unit
 from contracts.schemas import Count
 from contracts.token_keys import KEY_PREFIX, key_sha256
-from contracts.tokens import TYP, find_key, read_claims, revoke
+from contracts.tokens import TYP, find_key, find_quota, read_claims, revoke
 from market.kernel.context import Kernel
 from market.kernel.ids import GrantId, PartyId, TokenId
 from market.kernel.schemas import Schema
@@ -35,6 +35,8 @@ class Introspection(Schema):
     remaining_units: Count | None = Field(
         default=None, description="Of the grant, which all its tokens share; null: no bound."
     )
+    quota: Count | None = Field(default=None, description="The token's own; null: none.")
+    quota_remaining: Count | None = Field(default=None, description="What is left of `quota`.")
 
 
 async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspection:
@@ -53,6 +55,7 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
         # With nothing left to spend, it still counts rows and repeats what was paid for.
         if ended or grant.status not in {GrantStatus.ACTIVE, GrantStatus.EXHAUSTED}:
             return Introspection(active=False)
+        quota = await find_quota(uow, row)
         return Introspection(
             active=True,
             token_type="Bearer",  # noqa: S106 - a type, not a secret
@@ -65,6 +68,8 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
             grant_status=grant.status,
             unit=grant.unit,
             remaining_units=grants.view(grant).remaining_units,
+            quota=None if quota is None else quota.quota_units,
+            quota_remaining=None if quota is None else quota.remaining_units,
         )
 
 

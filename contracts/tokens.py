@@ -19,13 +19,21 @@ from sqlmodel import col, select
 
 from contracts.agreements import get_agreement
 from contracts.delivery.columns import columns_of
-from contracts.errors import GrantClosed, GrantNotFound, TokenEnded, TokenExpired, TokenNotFound
+from contracts.errors import (
+    GrantClosed,
+    GrantNotFound,
+    TokenEnded,
+    TokenExpired,
+    TokenNotFound,
+    TokenQuotaTooLarge,
+)
 from contracts.grants import block, find, settle_buffered, view
 from contracts.models import DeliveryToken, Grant, GrantStatus
 from contracts.policy import Access, evaluate, parse_policy
 from contracts.schemas import MintedToken, TokenBody, TokenDetail, TokenForm, TokenView
 from contracts.token_keys import key_sha256, mint_key
 from contracts.token_limits import limits_of
+from contracts.token_quota_models import TokenQuota
 from listings import offers
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -88,23 +96,41 @@ def read_claims(payload: dict[str, Any]) -> Claims:
 
 
 async def mint(kernel: Kernel, actor: Actor, grant_id: UUID, body: TokenBody) -> MintedToken:
-    """A new delivery token for the buyer of a grant; all its tokens share one quota.
+    """A new delivery token for the buyer of a grant; all its tokens share the grant's units.
 
     Raises GrantNotFound (404), also for the seller; GrantClosed (409) when the grant has ended
     or has too many live tokens; PolicyRefused (403) for a purpose that was not agreed;
-    ColumnUnknown, FilterInvalid (422) for limits that do not fit the version.
+    ColumnUnknown, FilterInvalid (422) for limits that do not fit the version; TokenQuotaTooLarge
+    (422) for a quota beyond what the grant can still give.
     """
+    if body.quota is not None:
+        await settle_buffered(kernel)
     async with kernel.unit_of_work() as uow:
         grant = await find(uow, grant_id, actor)
         if grant.buyer_id != actor.party_id:
             raise GrantNotFound(param="grant_id")
-        minted = await _issue(uow, kernel, actor, grant, body)
+        quota = await _new_quota(uow, grant, body)
+        minted = await _issue(uow, kernel, actor, grant, body, quota)
         await uow.answer(minted, secret=True)
         return minted
 
 
+async def _new_quota(uow: UnitOfWork, grant: Grant, body: TokenBody) -> TokenQuota | None:
+    if body.quota is None:
+        return None
+    left = view(grant).remaining_units
+    if left is not None and body.quota > left:
+        raise TokenQuotaTooLarge(f"{left} units are left.", param="quota", remaining=left)
+    quota = TokenQuota(id=new_id(), grant_id=grant.id, quota_units=body.quota, created_at=uow.now)
+    uow.session.add(quota)
+    await uow.session.flush()
+    return quota
+
+
 async def rotate(kernel: Kernel, actor: Actor, token_id: UUID, overlap_s: int) -> MintedToken:
     """A new token with the limits, form and lifetime of an old one, which ends after the overlap.
+
+    Its own quota goes on: both take from what is left of it.
 
     Raises TokenNotFound (404) unless the actor minted it, TokenEnded (409) when it is revoked,
     expired or was rotated before, and as :func:`mint`.
@@ -131,7 +157,7 @@ async def rotate(kernel: Kernel, actor: Actor, token_id: UUID, overlap_s: int) -
             **row.limits,
         )
         grant = await find(uow, row.grant_id, actor)
-        minted = await _issue(uow, kernel, actor, grant, body)
+        minted = await _issue(uow, kernel, actor, grant, body, await find_quota(uow, row))
         await uow.session.flush()
         await block(kernel, row.grant_id)
         await uow.answer(minted, secret=True)
@@ -139,7 +165,12 @@ async def rotate(kernel: Kernel, actor: Actor, token_id: UUID, overlap_s: int) -
 
 
 async def _issue(
-    uow: UnitOfWork, kernel: Kernel, actor: Actor, grant: Grant, body: TokenBody
+    uow: UnitOfWork,
+    kernel: Kernel,
+    actor: Actor,
+    grant: Grant,
+    body: TokenBody,
+    quota: TokenQuota | None,
 ) -> MintedToken:
     await _check_mintable(uow, grant)
     agreement = await get_agreement(uow, grant.agreement_id, actor)
@@ -170,11 +201,12 @@ async def _issue(
         purpose=body.purpose,
         limits=limits_of(body),
         secret_sha256=key_sha256(secret) if key else None,
+        quota_id=None if quota is None else quota.id,
         created_at=uow.now,
         expires_at=uow.now + timedelta(seconds=ttl_s),
     )
     uow.session.add(row)
-    return MintedToken(**_view(row).model_dump(), token=secret)
+    return MintedToken(**_view(row, quota).model_dump(), token=secret)
 
 
 async def _check_mintable(uow: UnitOfWork, grant: Grant) -> None:
@@ -208,7 +240,14 @@ async def list_tokens(
     async with kernel.unit_of_work() as uow:
         await find(uow, grant_id, actor)
         rows = list(await uow.session.exec(query))
-        return Page[TokenView].of([_view(row) for row in rows], page.limit, [(r.id,) for r in rows])
+        own = {row.quota_id for row in rows if row.quota_id is not None}
+        found = await uow.session.exec(select(TokenQuota).where(col(TokenQuota.id).in_(own)))
+        quotas: dict[UUID | None, TokenQuota] = {quota.id: quota for quota in found}
+        return Page[TokenView].of(
+            [_view(row, quotas.get(row.quota_id)) for row in rows],
+            page.limit,
+            [(row.id,) for row in rows],
+        )
 
 
 async def get_token(kernel: Kernel, actor: Actor, token_id: UUID) -> TokenDetail:
@@ -226,7 +265,7 @@ async def get_token(kernel: Kernel, actor: Actor, token_id: UUID) -> TokenDetail
         except GrantNotFound as error:
             raise TokenNotFound(param="token_id") from error
         return TokenDetail(
-            **_view(row).model_dump(),
+            **_view(row, await find_quota(uow, row)).model_dump(),
             grant_status=grant.status,
             unit=grant.unit,
             remaining_units=grant.remaining_units,
@@ -237,6 +276,13 @@ async def find_key(uow: UnitOfWork, secret_sha256: str) -> DeliveryToken | None:
     """The token of an opaque key, by the key's hash."""
     query = select(DeliveryToken).where(DeliveryToken.secret_sha256 == secret_sha256)
     return (await uow.session.exec(query)).one_or_none()
+
+
+async def find_quota(uow: UnitOfWork, token: DeliveryToken) -> TokenQuota | None:
+    """The token's own quota, if it has one."""
+    if token.quota_id is None:
+        return None
+    return await uow.session.get(TokenQuota, token.quota_id)
 
 
 async def revoke(kernel: Kernel, actor: Actor, token_id: UUID) -> None:
@@ -270,7 +316,7 @@ def _form(row: DeliveryToken) -> TokenForm:
     return "jwt" if row.secret_sha256 is None else "key"
 
 
-def _view(row: DeliveryToken) -> TokenView:
+def _view(row: DeliveryToken, quota: TokenQuota | None) -> TokenView:
     return TokenView(
         id=row.id,
         grant_id=row.grant_id,
@@ -281,5 +327,7 @@ def _view(row: DeliveryToken) -> TokenView:
         revoked_at=row.revoked_at,
         ends_at=row.ends_at,
         form=_form(row),
+        quota=None if quota is None else quota.quota_units,
+        quota_remaining=None if quota is None else quota.remaining_units,
         **row.limits,
     )

@@ -67,8 +67,9 @@ def _query(key: _Key) -> str:
 SELECT key, count(*) AS deliveries, sum(units)::bigint AS units, sum(row_count)::bigint AS rows,
        sum(byte_count)::bigint AS bytes,
        coalesce(sum(units) FILTER (WHERE assumed), 0)::bigint AS assumed_units,
+       CASE WHEN min(unit) = max(unit) THEN min(unit) END AS unit,
        min(fields::text) AS fields, min(delivered_at) AS first_at, max(delivered_at) AS last_at
-FROM (SELECT {key.sql} AS key, d.* {SELECTED}) d
+FROM (SELECT {key.sql} AS key, g.unit, d.* {SELECTED}) d
 WHERE $6::{key.type} IS NULL OR key > $6::{key.type}
 GROUP BY key ORDER BY key LIMIT $7
 """  # noqa: S608 - constants of this file
@@ -163,6 +164,7 @@ def _group(row: Record, grouping: UsageGrouping) -> UsageGroup:
         starts_at=row["key"] if by_time else None,
         token_id=row["key"] if grouping is UsageGrouping.TOKEN else None,
         fields=fields,
+        unit=row["unit"],
         deliveries=row["deliveries"],
         units=row["units"],
         rows=row["rows"],

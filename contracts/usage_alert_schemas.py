@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt
 
+from contracts.models import Unit
 from contracts.usage_alert_models import THRESHOLDS_MAX
 from market.kernel.ids import GrantId, UsageAlertId
 from market.kernel.schemas import Schema
@@ -32,6 +33,7 @@ class UsageAlertView(Schema):
     id: UsageAlertId
     grant_id: GrantId
     percent: int
+    unit: Unit = Field(description="What the units count.")
     used_units: int
     granted_units: int
     raised_at: datetime

@@ -13,7 +13,7 @@ from sqlmodel import col, select
 from contracts import grants
 from contracts.agreements import READERS
 from contracts.errors import GrantNotFound
-from contracts.models import Grant
+from contracts.models import Grant, Unit
 from contracts.usage_alert_models import UsageAlert, UsageThreshold
 from contracts.usage_alert_schemas import ThresholdsInput, ThresholdsView, UsageAlertView
 from market.kernel.context import Kernel
@@ -64,6 +64,7 @@ async def raise_due(uow: UnitOfWork, grant: Grant) -> int:
                 "grant_id": show("grt", grant.id),
                 "agreement_id": show("agr", grant.agreement_id),
                 "percent": alert.percent,
+                "unit": Unit(grant.unit).value,
                 "used_units": used,
                 "granted_units": granted,
             },
@@ -80,7 +81,12 @@ async def list_alerts(
     Raises BadCursor (422).
     """
     after = after_id(page)
-    query = select(UsageAlert).order_by(col(UsageAlert.id).desc()).limit(page.limit + 1)
+    query = (
+        select(UsageAlert, Grant.unit)
+        .join(Grant, col(Grant.id) == UsageAlert.grant_id)
+        .order_by(col(UsageAlert.id).desc())
+        .limit(page.limit + 1)
+    )
     if after is not None:
         query = query.where(col(UsageAlert.id) < after)
     if grant_id is not None:
@@ -89,7 +95,10 @@ async def list_alerts(
         query = query.where(UsageAlert.buyer_id == actor.party_id)
     async with kernel.unit_of_work() as uow:
         rows = list(await uow.session.exec(query))
-    views = [UsageAlertView.model_validate(row) for row in rows]
+    views = [
+        UsageAlertView.model_validate({**row.model_dump(exclude={"buyer_id"}), "unit": unit})
+        for row, unit in rows
+    ]
     return Page[UsageAlertView].of(views, page.limit, [(view.id,) for view in views])
 
 

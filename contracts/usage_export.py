@@ -37,6 +37,7 @@ _COLUMNS: dict[str, tuple[str, pa.DataType]] = {
     "receipt_id": ("receipt_id", pa.string()),
     "delivery_id": ("delivery_key", pa.string()),
     "format": ("format", pa.string()),
+    "unit": ("g.unit", pa.string()),
     "units": ("units", pa.int64()),
     "rows": ("row_count", pa.int64()),
     "bytes": ("byte_count", pa.int64()),
@@ -56,7 +57,7 @@ _PREFIXES = {
 _SCHEMA = pa.schema([pa.field(name, type_) for name, (_, type_) in _COLUMNS.items()])
 _COUNT = f"SELECT count(*) FROM (SELECT {SELECTED} LIMIT $6) d"  # noqa: S608 - constants
 _PIECE = f"""
-SELECT {", ".join(f"d.{column}" for column, _ in _COLUMNS.values())} {SELECTED}
+SELECT {", ".join(c if "." in c else f"d.{c}" for c, _ in _COLUMNS.values())} {SELECTED}
 AND (d.delivered_at, d.id) > ($6, $7) ORDER BY d.delivered_at, d.id LIMIT $8
 """
 
@@ -113,7 +114,7 @@ async def _read(kernel: Kernel, parameters: Sequence[Any]) -> _Pieces:
 
 
 def _wire(row: Record) -> _Row:
-    values = {name: row[column] for name, (column, _) in _COLUMNS.items()}
+    values = {name: row[column.rpartition(".")[2]] for name, (column, _) in _COLUMNS.items()}
     for name, prefix in _PREFIXES.items():
         values[name] = show(prefix, values[name])
     return values

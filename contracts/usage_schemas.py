@@ -42,6 +42,7 @@ class UsageGroup(UsageSums):
 
     starts_at: datetime | None
     token_id: TokenId | None
+    unit: Unit | None = Field(description="What `units` counts; null: a sum over several units.")
     fields: list[str] | None
     first_at: datetime
     last_at: datetime

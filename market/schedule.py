@@ -24,6 +24,7 @@ from settlement import (
 # few seconds of delay cost nothing: expiry is checked at the use itself, not by the sweeper.
 SCHEDULE = [
     ScheduledJob("sweep_meters", contract_jobs.sweep_meters, every(2)),
+    ScheduledJob("sweep_token_quotas", contract_jobs.sweep_token_quotas, every(2)),
     ScheduledJob("accrue", contract_jobs.accrue, every(2)),
     ScheduledJob("run_top_ups", settlement_jobs.run_top_ups, every(2)),
     ScheduledJob("run_payouts", settlement_jobs.run_payouts, every(2)),

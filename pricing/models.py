@@ -37,10 +37,13 @@ class PlanKind(StrEnum):
 
 
 class Unit(StrEnum):
-    """What a lot is made of."""
+    """What a lot is made of. The meter counts some of them finer: :mod:`pricing.units`."""
 
     ROW = "row"
     CALL = "call"
+    MIB = "mib"
+    QUERY = "query"
+    COMPUTE_SECOND = "compute_second"
     LICENSE = "license"
 
 
@@ -71,7 +74,7 @@ class Plan(SQLModel, table=True):
     __tablename__ = "plan"
     __table_args__ = (
         CheckConstraint(
-            "(kind = 'metered' AND unit IN ('row', 'call')) "
+            "(kind = 'metered' AND unit IN ('row', 'call', 'mib', 'query', 'compute_second')) "
             "OR (kind = 'license' AND unit = 'license' AND lot_units = 1)",
             name="plan_kind_unit",
         ),

@@ -38,10 +38,14 @@ class _PlanTerms(Schema):
 
 
 class MeteredPlanInput(_PlanTerms):
-    """Pay for units as they are used; an order buys lots of ``lot_units`` rows or calls."""
+    """Pay for units as they are used; an order buys lots of ``lot_units`` of ``unit``.
+
+    ``mib`` is 2^20 bytes and is metered in bytes, ``compute_second`` in milliseconds;
+    docs/metering.md says what each unit counts on each way out.
+    """
 
     kind: Literal[PlanKind.METERED]
-    unit: Literal[Unit.ROW, Unit.CALL]
+    unit: Literal[Unit.ROW, Unit.CALL, Unit.MIB, Unit.QUERY, Unit.COMPUTE_SECOND]
     lot_units: LotUnits
 
 

@@ -33,6 +33,11 @@ class Bought:
         """Whether all of its bytes are paid for."""
         return size_of(_within(self.covered, (portion.start, portion.stop))) == portion.size
 
+    def bytes(self, portion: Portion, size: int) -> int:
+        """How many of the first ``size`` of its bytes are not paid for yet."""
+        span = (portion.start, portion.start + size)
+        return size - size_of(_within(self.covered, span))
+
     def rows(self, portion: Portion, size: int) -> int:
         """Rows owed for the first ``size`` of its bytes, beyond what is paid for already."""
         part = portion.of_part

@@ -3,7 +3,8 @@
 Order of a download: token, rate, policy, range, what the id has bought already, early refusal;
 then per part: reserve, read, send, settle. Rows are charged for the bytes that the kernel took, and
 the same bytes are free for 24 hours under the same id; so however often a download breaks, a buyer
-that resumes pays for each row once. Plans by the call and licenses count one unit per id.
+that resumes pays for each row or byte once. Plans by the call and licenses count one unit per id;
+plans by queries or their time do not sell files.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from contracts.bulk.bought import Bought, bought, part_key
 from contracts.bulk.ranges import File, Portion, parse_range, portions
 from contracts.bulk.response import MEDIA_TYPE, BulkResponse
 from contracts.bulk.schemas import BulkManifest
+from contracts.delivery.charges import DIVISIBLE, whole_units
 from contracts.delivery.once import REPLAY_FREE, checked_key, reserve_once
 from contracts.delivery.rows import SEND_MARGIN_S, Context, RowsRequest, rows_service
 from contracts.errors import (
@@ -30,6 +32,7 @@ from contracts.errors import (
     DeliveryIdReused,
     DeliveryInProgress,
     QuotaExhausted,
+    UnitRefused,
 )
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
@@ -81,6 +84,7 @@ async def manifest(
     claims, context, _ = await rows_service(kernel).authorize(
         RowsRequest(token=token, address=address, version=version, operation=WayOut.BULK)
     )
+    _require_sold(context.unit)
     # What is left to buy may be looked at with nothing left to spend.
     with contextlib.suppress(QuotaExhausted):
         await meter_of(kernel).admit(claims.grant_id, claims.token_id)
@@ -94,7 +98,8 @@ async def manifest(
         sha256=file.sha256,
         part_bytes=ranges.PART_BYTES,
         parts=file.parts,
-        units=file.rows if context.unit is Unit.ROW else 1,
+        unit=context.unit,
+        units=whole_units(context.unit, rows=file.rows, size=file.size),
     )
 
 
@@ -114,6 +119,7 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
             operation=WayOut.BULK,
         )
     )
+    _require_sold(context.unit)
     file, path = await _file(kernel, context)
     asked = parse_range(request.range, file.size)
     if request.if_range is not None and request.if_range.strip() != file.etag:
@@ -129,6 +135,7 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
         "Data-Version": str(context.version),
         "Delivery-Id": key,
         "Meter-Charged": str(charged),
+        "Meter-Unit": context.unit.value,
         "ETag": file.etag,
         "Accept-Ranges": "bytes",
         "Repr-Digest": f"sha-256=:{_base64(file.sha256)}:",
@@ -140,6 +147,12 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     if stop - start == file.size:
         headers["Content-Digest"] = headers["Repr-Digest"]
     return BulkResponse(download, length=stop - start, headers=headers, partial=asked is not None)
+
+
+def _require_sold(unit: Unit) -> None:
+    """Raises UnitRefused (409): a file is no query, and takes none of DuckDB's time."""
+    if unit in (Unit.QUERY, Unit.MILLISECOND):
+        raise UnitRefused(f"The grant counts in units of a {unit.value}; a file has none.")
 
 
 async def _file(kernel: Kernel, context: Context) -> tuple[File, Path]:
@@ -192,8 +205,7 @@ class Download:
             self._wanted,
             query_sha256=order.query_sha256,
         )
-        by_row = order.context.unit is Unit.ROW
-        due = [self._bought.rows(part, part.size) if by_row else 0 for part in self._wanted]
+        due = [self._due(part, part.size) for part in self._wanted]
         try:
             await meter.admit(order.claims.grant_id, order.claims.token_id)
         except QuotaExhausted:
@@ -207,8 +219,22 @@ class Download:
         if left is not None and left < rest:
             assert opened.hold is not None
             await meter.release(opened.hold)
-            raise QuotaExhausted(f"The range needs {units + rest} units.", remaining=left + units)
+            raise QuotaExhausted(
+                f"The range needs {units + rest} units.",
+                remaining=left + units,
+                unit=order.context.unit.value,
+            )
         return units + rest, None if left is None else left - rest
+
+    @property
+    def _divisible(self) -> bool:
+        return self._order.context.unit in DIVISIBLE
+
+    def _due(self, portion: Portion, size: int) -> int:
+        """Units owed for the first ``size`` bytes, beyond those paid; 0 if the id counts."""
+        if self._order.context.unit is Unit.BYTE:
+            return self._bought.bytes(portion, size)
+        return self._bought.rows(portion, size) if self._divisible else 0
 
     async def next(self) -> tuple[bytes, float] | None:
         """See :class:`contracts.bulk.response.Parts`. Raises TimeoutError: it ends the answer."""
@@ -264,7 +290,7 @@ class Download:
         assert fact.asked is not None
         return replace(
             fact,
-            units=rows if self._order.context.unit is Unit.ROW else fact.units,
+            units=self._due(opened.portion, sent) if self._divisible else fact.units,
             rows=rows,
             bytes=sent,
             body_sha256=hashlib.sha256(memoryview(opened.body)[:sent]).hexdigest(),
@@ -274,7 +300,7 @@ class Download:
 
     async def _reserve(self, portion: Portion) -> _Open:
         body = await asyncio.to_thread(_read, self._order.path, portion)
-        if self._order.context.unit is not Unit.ROW and not self._bought.entered:
+        if not self._divisible and not self._bought.entered:
             entry = replace(self._fact(portion, body), key=self._order.key, units=1)
             hold = await self._hold(entry)
             self._bought.entered = True
@@ -316,7 +342,7 @@ class Download:
             key=part_key(order.key, portion.part, record),
             query_sha256=order.query_sha256,
             format=FORMAT,
-            units=rows if order.context.unit is Unit.ROW else 0,
+            units=self._due(portion, portion.size),
             rows=rows,
             bytes=len(body),
             body_sha256=hashlib.sha256(body).hexdigest(),

@@ -88,7 +88,9 @@ async def download_version(
     return await download(kernel, request)
 
 
-@router.get("/v1/delivery/bulk/manifest", responses=problems(401, 403, 404, 410, 422, 429, 503))
+@router.get(
+    "/v1/delivery/bulk/manifest", responses=problems(401, 403, 404, 409, 410, 422, 429, 503)
+)
 async def show_bulk_manifest(
     kernel: KernelDep, http: Request, token: TokenDep, version: VersionQuery = None
 ) -> BulkManifest:

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from contracts.models import Unit
 from market.kernel.ids import VersionId
 from market.kernel.schemas import Schema
 
@@ -17,4 +18,5 @@ class BulkManifest(Schema):
     sha256: str = Field(description="Of the file, in hex; also its ETag.")
     part_bytes: int = Field(ge=1, description="The file is metered in parts of so many bytes.")
     parts: int = Field(ge=1)
+    unit: Unit
     units: int = Field(ge=0, description="What the whole costs under one Delivery-Id.")

@@ -63,7 +63,7 @@ class Door:
             row = await uow.session.get(DeliveryToken, token_id)
         if row is None:
             raise InvalidToken("The token is not on record.")
-        limits = self._seen[token_id] = Limits.of(row.limits)
+        limits = self._seen[token_id] = Limits.of(row.limits, quota_id=row.quota_id)
         if len(self._seen) > CACHED_LIMITS_MAX:
             self._seen.popitem(last=False)
         return limits

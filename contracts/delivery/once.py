@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlmodel import select
 
+from contracts.delivery.door import door_of
 from contracts.errors import (
     DeliveryIdExpired,
     DeliveryIdInvalid,
@@ -23,7 +24,7 @@ from contracts.errors import (
 )
 from contracts.metering import Delivered, Hold, meter_of
 from contracts.metering_records import Fact
-from contracts.models import Delivery
+from contracts.models import Delivery, Unit
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 
@@ -83,7 +84,8 @@ async def reserve_once(
     as :meth:`contracts.metering.Meter.reserve`.
     """
     meter = meter_of(kernel)
-    alone = delivery_id is None and not seller_safe
+    quota_id = (await door_of(kernel).limits(whole.token_id)).quota_id
+    alone = delivery_id is None and not seller_safe and quota_id is None
     try:
         outcome = await meter.reserve(
             whole.grant_id,
@@ -92,6 +94,7 @@ async def reserve_once(
             units=whole.units,
             planned=replace(whole, assumed=True) if seller_safe else None,
             block_units=sub_lease_units if alone else 0,
+            quota_id=quota_id,
         )
     except (QuotaExhausted, MeterRecovering):
         earlier = await find_earlier(kernel, whole.grant_id, delivery_id)
@@ -127,9 +130,13 @@ def require_replayable(earlier: Earlier, query_sha256: str, *, now: datetime) ->
         raise DeliveryIdExpired(param="Delivery-Id")
 
 
-def meter_headers(charged: int, remaining: int | None, receipt_id: UUID) -> dict[str, str]:
+def meter_headers(
+    charged: int, remaining: int | None, receipt_id: UUID, *, unit: Unit | None = None
+) -> dict[str, str]:
     """What an answer says of its charge; ``remaining`` None: no bound."""
     headers = {"Meter-Charged": str(charged), "Receipt-Id": show("rcp", receipt_id)}
+    if unit is not None:
+        headers["Meter-Unit"] = unit.value
     if remaining is not None:
         headers["Meter-Remaining"] = str(remaining)
     return headers

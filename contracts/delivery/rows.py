@@ -2,7 +2,8 @@
 
 Order of a delivery: token, rate, policy, early refusal, query, reserve, send, settle. The query
 runs before the reservation, so that exactly the rows of the page are reserved and a refusal never
-depends on how many rows were asked for.
+depends on how many rows were asked for. Only where its time is what is sold, the reservation comes
+first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ from weakref import WeakValueDictionary
 import pyarrow as pa
 
 from contracts.delivery import sql
+from contracts.delivery.charges import (
+    not_enough,
+    part_units,
+    remaining_after,
+    reserve_up_to,
+    whole_ms,
+    whole_units,
+)
 from contracts.delivery.columns import Column, columns_of
 from contracts.delivery.door import door_of
 from contracts.delivery.engine import Engine, engine_of
@@ -34,11 +43,13 @@ from contracts.delivery.once import (
     require_replayable,
     reserve_once,
 )
+from contracts.delivery.questions import Question, question_of
 from contracts.delivery.response import Finish, MeteredResponse
 from contracts.errors import (
     GrantNotFound,
     MeterUnavailable,
     PageTooLarge,
+    QueryTimeout,
     QuotaExhausted,
     TokenForOtherGrant,
 )
@@ -52,10 +63,8 @@ from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from contracts.versions.granted import version_of
 from market.kernel.context import Kernel
-from market.kernel.http import ValidationFailed
-from market.kernel.ids import new_id, show
-from market.kernel.schemas import BadCursor, decode_cursor, encode_cursor
-from market.kernel.security import canonical_json, sha256_hex
+from market.kernel.ids import new_id
+from market.kernel.schemas import encode_cursor
 from market.parties.directory import get_party
 from market.parties.errors import PartySuspended
 from market.parties.models import PartyStatus
@@ -66,7 +75,6 @@ SEND_MARGIN_S = 2
 # How long facts about a grant's policy and buyer may be reused; its status is never cached here.
 CONTEXT_TTL_S = 2.0
 CONTEXTS_MAX = 10_000
-_PLACE_MAX = 2**62
 _NO_LEASE = UUID(int=0)
 
 
@@ -162,11 +170,37 @@ class RowsService:
             earlier = await find_earlier(self._kernel, claims.grant_id, request.delivery_id)
             if earlier is None:
                 raise
-        page = await self._page(context, request, format_)
+        order = (claims, context, request, format_, key)
+        if context.unit is Unit.MILLISECOND:
+            page, whole, outcome = await self._timed(*order, earlier)
+        else:
+            page, whole, outcome = await self._counted(*order, earlier)
         headers |= {"Delivery-Id": key, "Data-Version": str(context.version)}
         if page.next_after is not None:
             headers["Next-After"] = page.next_after
-        units = page.rows if context.unit is Unit.ROW else 1
+        if isinstance(outcome, Earlier):
+            return self._replay(outcome, page, headers, unit=context.unit)
+        left = remaining_after(outcome, whole.units)
+        headers |= meter_headers(whole.units, left, whole.receipt_id, unit=context.unit)
+        left_s = outcome.deadline - time.monotonic() - SEND_MARGIN_S
+        if left_s <= 0:
+            await self._meter.release(outcome)
+            raise MeterUnavailable("The reservation ended before the page was ready.")
+        finish = self._finisher(outcome, context, page, whole)
+        return _respond(page, headers, deadline_s=left_s, finish=finish)
+
+    async def _counted(
+        self,
+        claims: Claims,
+        context: Context,
+        request: RowsRequest,
+        format_: Format,
+        key: str,
+        earlier: Earlier | None,
+    ) -> tuple[_Page, Fact, Hold | Earlier]:
+        """The page first, and then exactly what it costs reserved."""
+        page = await self._page(context, request, format_)
+        units = whole_units(context.unit, rows=page.rows, size=len(page.body))
         whole = self._fact(claims, context, page, key, units)
         outcome = earlier or await reserve_once(
             self._kernel,
@@ -175,15 +209,48 @@ class RowsService:
             seller_safe=context.policy.meter_side == "seller_safe",
             sub_lease_units=context.policy.sub_lease_units,
         )
+        return page, whole, outcome
+
+    async def _timed(
+        self,
+        claims: Claims,
+        context: Context,
+        request: RowsRequest,
+        format_: Format,
+        key: str,
+        earlier: Earlier | None,
+    ) -> tuple[_Page, Fact, Hold | Earlier]:
+        """The query's time limit reserved first; less if less is left, and then that is its limit.
+
+        Raises QuotaExhausted (402) when that was too little.
+        """
+        question = self._question(context, request, format_)
+        limit_ms = self._engine.timeout_s * 1_000
+        planned = self._fact(claims, context, _unanswered(question), key, limit_ms)
+        outcome = earlier or await reserve_up_to(
+            self._kernel,
+            planned,
+            delivery_id=request.delivery_id,
+            seller_safe=context.policy.meter_side == "seller_safe",
+            sub_lease_units=context.policy.sub_lease_units,
+        )
         if isinstance(outcome, Earlier):
-            return self._replay(outcome, page, headers)
-        headers |= meter_headers(units, outcome.remaining, whole.receipt_id)
-        left_s = outcome.deadline - time.monotonic() - SEND_MARGIN_S
-        if left_s <= 0:
+            require_replayable(outcome, question.query_sha256, now=self._kernel.clock.now())
+            return (await self._answer(context, question))[0], planned, outcome
+        try:
+            page, took_ns = await self._answer(context, question, limit_s=outcome.units / 1_000)
+        except BaseException as error:
             await self._meter.release(outcome)
-            raise MeterUnavailable("The reservation ended before the page was ready.")
-        finish = self._finisher(outcome, context, page, whole)
-        return _respond(page, headers, deadline_s=left_s, finish=finish)
+            if isinstance(error, QueryTimeout) and outcome.units < limit_ms:
+                raise not_enough(outcome, context.unit) from error
+            raise
+        ms = min(outcome.units, whole_ms(took_ns))
+        whole = replace(
+            self._fact(claims, context, page, key, ms),
+            usage_id=planned.usage_id,
+            receipt_id=planned.receipt_id,
+        )
+        return page, whole, outcome
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
@@ -275,46 +342,39 @@ class RowsService:
             self._contexts.popitem(last=False)
         return context
 
-    async def _page(self, context: Context, request: RowsRequest, format_: Format) -> _Page:
+    def _question(self, context: Context, request: RowsRequest, format_: Format) -> Question:
         maximum = self._kernel.settings.delivery_page_max_rows
-        if not 1 <= request.limit <= maximum:
-            raise ValidationFailed(f"A page has 1 to {maximum} rows.", param="limit")
-        order = sql.parse_order(request.order, context.columns)
-        chosen = sql.parse_select(request.select, context.columns)
-        asked: dict[str, object] = {
-            "version": show("ver", context.version_id),
-            "select": [column.name for column in chosen],
-            "filter": (request.filter or "").strip(),
-            "order": [("-" if key.descending else "") + key.column.name for key in order],
-        }
-        if context.only is not ALWAYS:
-            asked["only"] = [context.only.sql, [str(each) for each in context.only.parameters]]
-        sequence = sha256_hex(canonical_json({**asked, "select": None}))[:16]
-        after = _place(request.after, sequence)
+        return question_of(context, request, format_, rows_max=maximum)
+
+    async def _page(self, context: Context, request: RowsRequest, format_: Format) -> _Page:
+        return (await self._answer(context, self._question(context, request, format_)))[0]
+
+    async def _answer(
+        self, context: Context, question: Question, *, limit_s: float | None = None
+    ) -> tuple[_Page, int]:
+        """The page, and the nanoseconds that its query took; ``limit_s`` bounds these."""
         path = await self._kernel.blobs.local_path(context.blob_key)
         query = sql.page_query(
             str(path),
-            select=chosen,
-            condition=compile_filter(request.filter, context.columns),
+            select=question.chosen,
+            condition=question.condition,
             only=context.only,
-            order=order,
-            after=after,
-            limit=request.limit,
+            order=question.order,
+            after=question.after,
+            limit=question.limit,
         )
-        table = await self._engine.table(query)
-        has_more = table.num_rows > request.limit
-        table = table.slice(0, request.limit)
+        table, took_ns = await self._engine.timed_table(query, limit_s=limit_s)
+        has_more = table.num_rows > question.limit
+        table = table.slice(0, question.limit)
         next_after, place = None, None
         if table.num_rows:
             place = table.column(table.num_columns - 1)[table.num_rows - 1].as_py()
         if has_more:
-            next_after = encode_cursor(place, sequence)
-        body = await self._body(table, format_, PageMarks(has_more, next_after))
-        asked |= {"after": after, "limit": request.limit, "format": format_.value}
-        digest = sha256_hex(canonical_json(asked))
-        names = tuple(column.name for column in chosen)
-        told = Asked(names, sequence, after, place, request.address)
-        return _Page(body, table.num_rows, format_, next_after, digest, told)
+            next_after = encode_cursor(place, question.sequence)
+        body = await self._body(table, question.format, PageMarks(has_more, next_after))
+        told = question.told(place)
+        digest = question.query_sha256
+        return _Page(body, table.num_rows, question.format, next_after, digest, told), took_ns
 
     async def _body(self, table: pa.Table, format_: Format, marks: PageMarks) -> bytes:
         shown = table.drop_columns([sql.PLACE])
@@ -322,14 +382,16 @@ class RowsService:
             raise PageTooLarge(f"A page has at most {PAGE_MAX_BYTES} bytes.", param="limit")
         return await self._engine.in_thread(lambda: encode(shown, format_, marks))
 
-    def _replay(self, earlier: Earlier, page: _Page, headers: dict[str, str]) -> MeteredResponse:
+    def _replay(
+        self, earlier: Earlier, page: _Page, headers: dict[str, str], *, unit: Unit
+    ) -> MeteredResponse:
         now = self._kernel.clock.now()
         require_replayable(earlier, page.query_sha256, now=now)
 
         async def nothing(_sent: int) -> None:
             return None
 
-        headers |= meter_headers(0, None, earlier.receipt_id)
+        headers |= meter_headers(0, None, earlier.receipt_id, unit=unit)
         deadline_s = float(self._meter.hold_s)
         return _respond(page, headers, deadline_s=deadline_s, finish=nothing)
 
@@ -359,8 +421,9 @@ class RowsService:
         def finish(sent: int) -> Coroutine[Any, Any, None] | None:
             fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
             if sent < len(page.body):
-                rows = page.rows * sent // len(page.body)
-                units = rows if context.unit is Unit.ROW else 0
+                size = len(page.body)
+                rows = page.rows * sent // size
+                units = part_units(context.unit, whole.units, sent=sent, size=size)
                 if units == 0:
                     return self._meter.release(hold)
                 digest = hashlib.sha256(memoryview(page.body)[:sent]).hexdigest()
@@ -374,16 +437,9 @@ class RowsService:
         return finish
 
 
-def _place(after: str | None, sequence: str) -> int | None:
-    """The row that a cursor of this very sequence (version, filter, order) names."""
-    if after is None:
-        return None
-    place, of = decode_cursor(after, 2)
-    if of != sequence or not place.isascii() or not place.isdigit() or len(place) > 19:
-        raise BadCursor("The cursor belongs to another query.", param="after")
-    if int(place) > _PLACE_MAX:
-        raise BadCursor(param="after")
-    return int(place)
+def _unanswered(question: Question) -> _Page:
+    """What is known before there is an answer."""
+    return _Page(b"", 0, question.format, None, question.query_sha256, question.told(None))
 
 
 def _respond(

@@ -77,20 +77,27 @@ class Calls:
         self._running: Counter[UUID] = Counter()
 
     async def read(self, request: Request, *, deadline: float) -> bytes:
-        """A whole answer that is as its operation describes it.
+        """As :meth:`timed_read`, without the time."""
+        return (await self.timed_read(request, deadline=deadline))[0]
 
+    async def timed_read(self, request: Request, *, deadline: float) -> tuple[bytes, int]:
+        """A whole answer that is as its operation describes it, and how long the upstream took.
+
+        Nanoseconds from the request to the answer's last byte, without our checks of it.
         ``deadline`` in monotonic seconds, on top of the operation's own. Raises as the class
         says, and AnswerBroken.
         """
+        begun = time.monotonic_ns()
         async with self.open(request, deadline=deadline) as answer:
             try:
                 body = await answer.read()
+                took_ns = time.monotonic_ns() - begun
                 await _check(request, body, deadline=answer.bounds.deadline)
             except (AnswerBroken, MarketError) as failure:
                 self.ended(request, failure)
                 raise
         self.ended(request, None)
-        return body
+        return body, took_ns
 
     @asynccontextmanager
     async def open(self, request: Request, *, deadline: float) -> AsyncIterator[Answer]:

@@ -1,7 +1,8 @@
 """A call through the proxy: reserved before, charged after, and only when it succeeded.
 
 Order: token, rate, policy, early refusal, parameters, reserve, upstream, check, send, settle.
-Whatever fails before the last byte of a checked answer gives the reservation back.
+Whatever fails before the last byte of a checked answer gives the reservation back; only of bytes
+and time a client that leaves midway pays for its share.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from uuid import UUID
 import httpcore
 import orjson
 
+from contracts.delivery.charges import part_units, remaining_after
 from contracts.delivery.once import (
     Earlier,
     checked_key,
@@ -32,7 +34,7 @@ from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
 from contracts.models import Unit
-from contracts.proxy import caching, kept, secrets, upstreams, violations
+from contracts.proxy import bounds, caching, kept, secrets, upstreams, violations
 from contracts.proxy.calling import Calls, Request, require_fitting
 from contracts.proxy.calls import AnswerBroken
 from contracts.proxy.dialing import GuardedNetwork
@@ -56,7 +58,7 @@ from market.kernel.security import canonical_json, sha256_hex
 SEND_MARGIN_S = 2.0
 _NO_LEASE = UUID(int=0)
 _NOTHING_SHA256 = hashlib.sha256(b"").hexdigest()
-_COUNTED = frozenset({Unit.CALL, Unit.LICENSE})
+_COUNTED = frozenset({Unit.CALL, Unit.LICENSE, Unit.BYTE, Unit.MILLISECOND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,38 +175,50 @@ class ProxyService:
         self, asked: _Asked, hold: Hold, whole: Fact, headers: dict[str, str]
     ) -> MeteredResponse:
         """Ask the upstream under a reservation. Raises with the reservation still held."""
-        headers |= meter_headers(whole.units, hold.remaining, whole.receipt_id)
+        unit = asked.context.unit
         if asked.operation.stream:
+            headers |= bounds.stream_headers(unit, hold, whole.receipt_id)
             return await self._relayed(asked, headers, hold=hold, whole=whole)
-        body = await self._body(asked, deadline=hold.deadline - SEND_MARGIN_S)
+        body, took_ns = await self._body(asked, deadline=hold.deadline - SEND_MARGIN_S)
         left_s = hold.deadline - time.monotonic() - SEND_MARGIN_S
         if left_s <= 0:
             raise MeterUnavailable("The reservation ended before the answer was ready.")
-        fact = replace(whole, bytes=len(body), body_sha256=hashlib.sha256(body).hexdigest())
+        units = bounds.owed(unit, hold, size=len(body), took_ns=took_ns)
+        left = remaining_after(hold, units)
+        headers |= meter_headers(units, left, whole.receipt_id, unit=unit)
+        fact = replace(whole, units=units)
 
         async def finish(sent: int) -> None:
-            # Half a call is none: the client that lost it repeats it, and pays then.
+            due = part_units(unit, units, sent=sent, size=len(body))
             if sent < len(body):
-                await meter_of(self._kernel).release(hold)
-                # Else answers that nobody pays for could fill the database.
+                # Half an answer is not repeated under its id; and else answers that nobody pays
+                # for could fill the database.
                 await kept.forget(self._kernel, asked.claims.grant_id, asked.delivery_id)
-            else:
-                await self._settle(hold, fact)
+                if due == 0:
+                    await meter_of(self._kernel).release(hold)
+                    return
+            digest = hashlib.sha256(memoryview(body)[:sent]).hexdigest()
+            complete = sent == len(body)
+            await self._settle(
+                hold, replace(fact, units=due, bytes=sent, body_sha256=digest, complete=complete)
+            )
 
         return _respond(asked, body, headers, deadline_s=left_s, finish=finish)
 
-    async def _body(self, asked: _Asked, *, deadline: float) -> bytes:
-        """A checked answer: kept, cached or fresh from the upstream."""
+    async def _body(self, asked: _Asked, *, deadline: float) -> tuple[bytes, int]:
+        """A checked answer: kept, cached or fresh; and the nanoseconds that the upstream took."""
         operation, upstream = asked.operation, asked.upstream
         known = await kept.find(self._kernel, asked.claims.grant_id, asked.delivery_id)
         if known is not None and known.query_sha256 == asked.digest:
-            return known.body
-        body = None
+            return known.body, 0
+        body, took_ns = None, 0
         if operation.cache_ttl_s:
             body = await caching.get(self._kernel.redis, upstream.id, asked.digest)
         if body is None:
             try:
-                body = await self.calls.read(self._outgoing(asked), deadline=deadline)
+                body, took_ns = await self.calls.timed_read(
+                    self._outgoing(asked), deadline=deadline
+                )
             except AnswerBroken as broken:
                 raise await self._violation(asked, broken) from broken
             await caching.put(
@@ -217,7 +231,7 @@ class ProxyService:
             media_type=operation.media_type,
             body=body,
         )
-        return body
+        return body, took_ns
 
     async def _relayed(
         self, asked: _Asked, headers: dict[str, str], *, hold: Hold | None, whole: Fact
@@ -232,11 +246,13 @@ class ProxyService:
         deadline -= SEND_MARGIN_S
         request = self._outgoing(asked)
         held = AsyncExitStack()
+        begun_ns = time.monotonic_ns()
         try:
             answer = await held.enter_async_context(self.calls.open(request, deadline=deadline))
         except AnswerBroken as broken:
             raise await self._violation(asked, broken) from broken
         relay = Relay(answer)
+        head_ns = time.monotonic_ns() - begun_ns
 
         async def finish(sent: int) -> None:
             self.calls.ended(request, relay.failure)
@@ -247,7 +263,16 @@ class ProxyService:
                 digest = relay.digest.hexdigest()
                 # What the transport was given; less than that may have left this machine.
                 complete = relay.whole and sent == relay.passed
-                fact = replace(whole, bytes=relay.passed, body_sha256=digest, complete=complete)
+                took_ns = head_ns + int(relay.upstream_s * 1e9)
+                unit = asked.context.unit
+                units = bounds.owed(unit, hold, size=relay.passed, took_ns=took_ns)
+                fact = replace(
+                    whole,
+                    units=units,
+                    bytes=relay.passed,
+                    body_sha256=digest,
+                    complete=complete,
+                )
                 await self._settle(hold, fact)
             if isinstance(relay.failure, AnswerBroken):
                 await self._violation(asked, relay.failure)
@@ -269,12 +294,12 @@ class ProxyService:
         One that was billed on assumption is asked of the upstream again if it was not kept.
         """
         require_replayable(earlier, asked.digest, now=self._kernel.clock.now())
-        headers |= meter_headers(0, None, earlier.receipt_id)
+        headers |= meter_headers(0, None, earlier.receipt_id, unit=asked.context.unit)
         deadline_s = meter_of(self._kernel).hold_s - SEND_MARGIN_S
         if earlier.assumed and asked.operation.stream:
             return await self._relayed(asked, headers, hold=None, whole=self._fact(asked))
         if earlier.assumed:
-            body = await self._body(asked, deadline=time.monotonic() + deadline_s)
+            body, _ = await self._body(asked, deadline=time.monotonic() + deadline_s)
         else:
             known = await kept.find(self._kernel, asked.claims.grant_id, asked.delivery_id)
             if known is None or known.query_sha256 != asked.digest:
@@ -320,7 +345,7 @@ class ProxyService:
             key=asked.key,
             query_sha256=asked.digest,
             format="proxy",
-            units=1,
+            units=bounds.reserved(asked.context.unit, asked.operation),
             rows=0,
             bytes=0,
             body_sha256=_NOTHING_SHA256,

@@ -45,7 +45,7 @@ class UpstreamRetired(Conflict):
 
 class ProxyUnitRefused(Conflict):
     code, title = "proxy_unit_refused", "The grant counts something that a call does not have"
-    default_hint = "Calls are delivered on plans by call and on licenses."
+    default_hint = "Calls are delivered on plans by call, MiB or compute second, and on licenses."
 
 
 class AnswerNotKept(Conflict):

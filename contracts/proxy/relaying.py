@@ -39,30 +39,42 @@ class Relay:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self._begun = time.monotonic()
+        self._waited_s = 0.0
+        self._given: float | None = None
+        self._ended: float | None = None
         self.digest = hashlib.sha256()
         self.failure: AnswerBroken | MarketError | None = None
         self.passed = 0
         self.whole = False
 
+    @property
+    def upstream_s(self) -> float:
+        """Seconds since the answer's head in which the client was not waited for."""
+        until = self._given or self._ended or time.monotonic()
+        return max(0.0, until - self._begun - self._waited_s)
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The answer's pieces. Raises _Broken once the upstream fails."""
-        waited_s = stalled_s = 0.0
+        stalled_s = 0.0
         try:
             async for chunk in self.answer.chunks():
                 stalled_s = 0.0
                 for start in range(0, len(chunk), PIECE_BYTES):
                     piece = chunk[start : start + PIECE_BYTES]
-                    given = time.monotonic()
+                    self._given = given = time.monotonic()
                     yield piece
-                    stalled_s += time.monotonic() - given
+                    self._given = None
+                    pause_s = time.monotonic() - given
+                    stalled_s += pause_s
+                    self._waited_s += pause_s
                     # After the yield: a piece that the transport did not take is not counted.
                     self.digest.update(piece)
                     self.passed += len(piece)
-                waited_s += stalled_s
+            self._ended = time.monotonic()
             self.whole = True
         except (AnswerBroken, MarketError) as error:
-            took_s = time.monotonic() - self._begun - waited_s
-            late = isinstance(error, UpstreamTimeout) and waited_s > took_s
+            self._ended = time.monotonic()
+            late = isinstance(error, UpstreamTimeout) and self._waited_s > self.upstream_s
             dropped = isinstance(error, UpstreamFailed) and stalled_s >= STALL_S
             if not (late or dropped):
                 self.failure = error

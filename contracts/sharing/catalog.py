@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from contracts.delivery.columns import Column
+from contracts.delivery.door import door_of
 from contracts.delivery.rows import RowsRequest, rows_service
 from contracts.errors import QuotaExhausted, TokenExpired
 from contracts.metering import meter_of
@@ -49,6 +50,7 @@ class Table:
     seller_safe: bool
     columns: Mapping[str, Column]
     fields: Sequence[Field]
+    quota_id: UUID | None
 
     def require(self, share: str, schema: str | None = None, table: str | None = None) -> None:
         """Raises ShareNotFound (404) for any name but the token's own, whatever its case."""
@@ -76,6 +78,7 @@ async def table_of(kernel: Kernel, token: str, *, address: str | None) -> Table:
         raise SharingTokenExpired from error
     except QuotaExhausted:
         pass
+    limits = await door_of(kernel).limits(claims.token_id)
     async with kernel.unit_of_work() as uow:
         version = await offers.get_version(uow, context.version_id)
         product = await uow.session.get(Product, version.product_id)
@@ -99,6 +102,7 @@ async def table_of(kernel: Kernel, token: str, *, address: str | None) -> Table:
         seller_safe=context.policy.meter_side == "seller_safe",
         columns=context.columns,
         fields=fields_of(version.columns),
+        quota_id=limits.quota_id,
     )
 
 

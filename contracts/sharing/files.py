@@ -127,7 +127,9 @@ async def settle(kernel: Kernel, query: ShareQuery, piece: Piece, sent: int, sha
     if due == 0:
         await meter.release(piece.hold)
         return
-    rows = due if query.by_row else ranges.owed(query.row_count, query.byte_count, sent)
+    rows = ranges.owed(query.row_count, query.byte_count, sent)
+    if query.in_parts:
+        rows = query.row_count * due // query.units
     fact = _fact(kernel, query, piece.fact.key, (start, start + sent), due)
     await meter.settle(
         piece.hold,
@@ -136,7 +138,7 @@ async def settle(kernel: Kernel, query: ShareQuery, piece: Piece, sent: int, sha
 
 
 def _owed(query: ShareQuery, covered: int) -> int:
-    if query.by_row:
+    if query.in_parts:
         return ranges.owed(query.units, query.byte_count, covered)
     return query.units if covered else 0
 
@@ -183,7 +185,7 @@ def _fact(kernel: Kernel, query: ShareQuery, key: str, span: ranges.Range, units
         query_sha256=query.query_sha256,
         format=FORMAT,
         units=units,
-        rows=units if query.by_row else query.row_count,
+        rows=query.row_count * units // query.units if query.in_parts else query.row_count,
         bytes=span[1] - span[0],
         body_sha256="",
         complete=True,

@@ -49,7 +49,7 @@ class ShareQuery(SQLModel, table=True):
     blob_key: str | None = Field(default=None, sa_column=text_column(nullable=True))
     byte_count: int = Field(sa_column=bigint_column())
     row_count: int = Field(sa_column=bigint_column())
-    by_row: bool = Field(sa_column=Column(Boolean, nullable=False))
+    in_parts: bool = Field(sa_column=Column(Boolean, nullable=False))
     units: int = Field(sa_column=bigint_column())
     seller_safe: bool = Field(sa_column=Column(Boolean, nullable=False))
     fields: list[str] = Field(sa_column=Column(JSONB, nullable=False))

@@ -19,10 +19,17 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
 from contracts.delivery import sql
+from contracts.delivery.charges import DIVISIBLE, whole_units
 from contracts.delivery.engine import Engine, engine_of
 from contracts.delivery.filter import Condition, Parameter
 from contracts.delivery.once import REPLAY_FREE, checked_key
-from contracts.errors import DeliveryIdExpired, DeliveryIdReused, PageTooLarge, QueryTimeout
+from contracts.errors import (
+    DeliveryIdExpired,
+    DeliveryIdReused,
+    PageTooLarge,
+    QueryTimeout,
+    UnitRefused,
+)
 from contracts.metering import Hold, meter_of
 from contracts.models import Unit
 from contracts.sharing.catalog import Table
@@ -79,9 +86,11 @@ async def answer(kernel: Kernel, table: Table, asked: Asked) -> ShareQuery:
     """The query's record, its file ready. The same Delivery-Id gives the same record again.
 
     Raises VersionNotShared (400), QuotaExhausted (402, extra ``remaining``), PageTooLarge (413),
-    DeliveryIdReused (422), DeliveryIdExpired (409), and as the meter does.
+    DeliveryIdReused (422), DeliveryIdExpired, UnitRefused (409), and as the meter does.
     """
     key = checked_key(asked.delivery_id)
+    if table.unit is Unit.MILLISECOND:
+        raise UnitRefused("The grant counts time; a shared file is read without a query.")
     require_version(table, asked.version, asked.timestamp)
     condition, text = condition_of(asked.json_hint, asked.sql_hints, table.columns)
     limit = table.rows if asked.limit is None else min(asked.limit, table.rows)
@@ -92,12 +101,15 @@ async def answer(kernel: Kernel, table: Table, asked: Asked) -> ShareQuery:
         return known
     engine = engine_of(kernel.settings.delivery_memory_mb, MATERIALIZE_MAX_S)
     rows = await _count(kernel, engine, table, condition, text, limit)
-    by_row = table.unit is Unit.ROW
-    units = rows if by_row else min(rows, 1)
+    units = min(rows, whole_units(table.unit, rows=rows, size=1))
     await _require_units(kernel, table, key, units)
     blob_key, size = None, 0
     if rows:
         blob_key, size = await _file(kernel, engine, table, condition, text, rows, digest)
+    if table.unit is Unit.BYTE:
+        # Known only now; what is left may be too little for it.
+        units = size
+        await _require_units(kernel, table, key, units)
     found = ShareQuery(
         id=new_id(),
         grant_id=table.claims.grant_id,
@@ -110,7 +122,7 @@ async def answer(kernel: Kernel, table: Table, asked: Asked) -> ShareQuery:
         blob_key=blob_key,
         byte_count=size,
         row_count=rows,
-        by_row=by_row,
+        in_parts=table.unit in DIVISIBLE,
         units=units,
         seller_safe=table.seller_safe,
         fields=[field.name for field in table.fields],
@@ -156,7 +168,11 @@ async def _require_units(kernel: Kernel, table: Table, key: str, units: int) -> 
     if units == 0:
         return
     outcome = await meter.reserve(
-        table.claims.grant_id, table.claims.token_id, key=f"{key}.query", units=units
+        table.claims.grant_id,
+        table.claims.token_id,
+        key=f"{key}.query",
+        units=units,
+        quota_id=table.quota_id,
     )
     if isinstance(outcome, Hold):
         await meter.release(outcome)

@@ -43,7 +43,16 @@ WORDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "risk_management": ("risk management", "风险管理"),
     },
     "plan_kind": {"metered": ("metered", "按量"), "license": ("license", "许可")},
-    "unit": {"row": ("rows", "行"), "call": ("calls", "次调用"), "license": ("deliveries", "次")},
+    "unit": {
+        "row": ("rows", "行"),
+        "call": ("calls", "次调用"),
+        "mib": ("MiB", "MiB"),
+        "byte": ("bytes", "字节"),
+        "query": ("queries", "次查询"),
+        "compute_second": ("compute seconds", "计算秒"),
+        "millisecond": ("milliseconds", "毫秒"),
+        "license": ("deliveries", "次"),
+    },
     "agreement_status": {
         "formed": ("formed", "已成立"),
         "active": ("active", "履行中"),

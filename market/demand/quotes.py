@@ -52,6 +52,7 @@ from market.parties.directory import after_id, get_parties, related, require_ver
 from market.parties.trading import require_trading
 from pricing.models import Plan
 from pricing.plans import get_active_plan
+from pricing.units import counted_units
 
 # How long a proposal may bind; what one buyer has to read.
 VALIDITY_MAX = timedelta(days=90)
@@ -235,7 +236,7 @@ def check_terms(body: ProposalInput, plan: Plan, *, now: datetime) -> None:
         raise ExpiryOutOfRange(f"At most {VALIDITY_MAX.days} days ahead.", param="valid_until")
     if body.price_minor * body.lots > MAX_MINOR:
         raise QuoteTooLarge("Price times lots exceeds the largest amount.", param="lots")
-    if body.lots * plan.lot_units > _UNITS_MAX:
+    if body.lots * counted_units(plan.unit, plan.lot_units) > _UNITS_MAX:
         raise QuoteTooLarge("The lots have more units than a grant can count.", param="lots")
 
 

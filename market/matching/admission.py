@@ -31,6 +31,7 @@ from market.parties.models import PartyStatus
 from pricing import plans
 from pricing.errors import PlanNotFound, PlanRetired
 from pricing.models import Plan, PlanStatus
+from pricing.units import counted_units
 from settlement import ledger
 from settlement.accounts import AccountKind, AccountRef
 
@@ -147,7 +148,7 @@ def consider(place: Place, facts: Facts, *, now: datetime) -> Admitted:
     side = Side.SELL if body.side is OrderSide.SELL else Side.BUY
     resale = body.grant_id is not None
     listing, party = check_offer(side, place.party_id, plan, facts, resale=resale)
-    if body.lots is not None and body.lots * plan.lot_units > UNITS_MAX:
+    if body.lots is not None and body.lots * counted_units(plan.unit, plan.lot_units) > UNITS_MAX:
         raise OrderTooLarge("The order has more units than a grant can count.", param="lots")
     expires_at = _expiry(place, now)
     if body.grant_id is not None:

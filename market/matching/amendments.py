@@ -19,6 +19,7 @@ from market.matching.shard import LiveOrder
 from market.matching.terms import UNLIMITED, Side, TimeInForce
 from market.matching.touched import Offer, Touched
 from pricing.models import Plan
+from pricing.units import counted_units
 from settlement.accounts import AccountKind, AccountRef
 
 
@@ -97,7 +98,7 @@ class Amender:
         if change.lots is not None:
             if change.price * change.lots > MAX_MINOR:
                 raise OrderTooLarge(param="lots")
-            if change.lots * plan.lot_units > UNITS_MAX:
+            if change.lots * counted_units(plan.unit, plan.lot_units) > UNITS_MAX:
                 raise OrderTooLarge(
                     "The order has more units than a grant can count.", param="lots"
                 )

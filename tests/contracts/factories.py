@@ -21,7 +21,7 @@ from settlement.commands import Transfer
 from settlement.escrow import escrow_of
 from tests.listings.factories import listing_body, make_listing
 from tests.market.parties.factories import Member, make_party
-from tests.pricing.factories import make_plan
+from tests.pricing.factories import MeteredUnit, make_plan
 from tests.settlement.factories import available, fund
 
 
@@ -98,7 +98,7 @@ async def make_trade(
     lots: int = 1,
     lot_units: int = 1_000,
     price_minor: int = 1_000,
-    unit: str = "row",
+    unit: MeteredUnit = "row",
     rows: int = 1_000,
     term_days: int = 365,
     acceptance_window_days: int = 7,
@@ -119,7 +119,7 @@ async def make_trade(
         kind="metered" if kind == "metered" else "license",
         price_minor=price_minor,
         lot_units=lot_units,
-        unit="call" if unit == "call" else "row",
+        unit=unit,
         term_days=term_days,
         acceptance_window_days=acceptance_window_days,
     )

@@ -19,7 +19,7 @@ from settlement.escrow import escrow_of
 from tests.contracts.factories import Trade, agreement_of, grant_of, make_agreement
 from tests.listings.factories import make_listing
 from tests.market.parties.factories import Member, make_party
-from tests.pricing.factories import make_plan
+from tests.pricing.factories import MeteredUnit, make_plan
 from tests.settlement.factories import available, fund
 
 ROYALTY_PPM = 100_000
@@ -38,7 +38,13 @@ def policy(**changes: Any) -> dict[str, Any]:
 
 
 async def make_holding(
-    kernel: Kernel, *, lots: int = 10, lot_units: int = 10, price_minor: int = 1_000, **terms: Any
+    kernel: Kernel,
+    *,
+    lots: int = 10,
+    lot_units: int = 10,
+    price_minor: int = 1_000,
+    unit: MeteredUnit = "row",
+    **terms: Any,
 ) -> Trade:
     """A buyer's fresh agreement for ``lots`` lots; ``terms`` change the listing's policy."""
     seller = await make_party(kernel, Role.SELLER)
@@ -51,6 +57,7 @@ async def make_holding(
         kind="metered",
         price_minor=price_minor,
         lot_units=lot_units,
+        unit=unit,
     )
     agreement = await make_agreement(kernel, buyer, seller, plan, lots=lots)
     grant = await grant_of(kernel, agreement.id)
@@ -97,7 +104,7 @@ async def move(
 
 async def resell(kernel: Kernel, trade: Trade, *, lots: int, price_minor: int) -> Trade:
     """Offer ``lots`` of a holding and sell them to a new buyer, who holds the answer."""
-    await change(kernel, trade.grant_id, offered=lots * trade.plan.lot_units)
+    await change(kernel, trade.grant_id, offered=lots * trade.agreement.lot_units)
     buyer = await make_party(kernel, Role.BUYER)
     await fund(kernel, buyer.party_id, lots * price_minor)
     async with kernel.unit_of_work() as uow:

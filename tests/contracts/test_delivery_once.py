@@ -1,14 +1,17 @@
 """Once per Delivery-Id: what a fault between the reservation and the answer leaves behind."""
 
+from dataclasses import replace
+
 import pytest
 
 from contracts.delivery import once
+from contracts.delivery.door import door_of
 from contracts.metering import Hold, meter_of
 from contracts.metering_scripts import keys_of
 from market.kernel.context import Kernel
 from market.kernel.errors import Unavailable
 from market.kernel.ids import new_id
-from tests.contracts.factories import Trade
+from tests.contracts.factories import Trade, mint
 from tests.contracts.meter_actions import again, fact_of, reserve
 
 
@@ -20,7 +23,9 @@ async def test_a_database_lost_after_reserving_holds_and_bills_nothing(
     meter = meter_of(kernel)
     hold = await reserve(meter, trade, 10)
     await meter.release(hold)
-    whole = fact_of(trade, hold, 10)
+    token = await mint(kernel, trade)
+    token_id = (await door_of(kernel).claims(token)).token_id
+    whole = replace(fact_of(trade, hold, 10), token_id=token_id)
     key = new_id().hex
 
     async def lost(*_arguments: object) -> None:

@@ -64,7 +64,7 @@ async def test_a_refusal_names_what_remains_and_takes_nothing(kernel: Kernel, tr
     await use(meter, trade, 60)
     with pytest.raises(QuotaExhausted) as refused:
         await reserve(meter, trade, 41)
-    assert refused.value.extra == {"remaining": 40}
+    assert refused.value.extra == {"remaining": 40, "unit": "row"}
     await use(meter, trade, 40)
     await meter.flush()
     assert await units(kernel, trade) == (100, 0)
@@ -99,7 +99,7 @@ async def test_units_of_a_lost_lease_are_promised_not_resold(kernel: Kernel, tra
     await drain_all(kernel, trade)
     with pytest.raises(QuotaExhausted) as exhausted:
         await reserve(meter, trade, 10)
-    assert exhausted.value.extra == {"remaining": 5}
+    assert exhausted.value.extra == {"remaining": 5, "unit": "row"}
 
 
 async def test_a_process_killed_after_settling_is_billed_by_the_sweeper(
@@ -141,7 +141,7 @@ async def test_seller_safe_bills_what_a_killed_process_left(kernel: Kernel, trad
     assert again == Delivered(planned[0])
     with pytest.raises(QuotaExhausted) as refused:
         await reserve(Meter(kernel), trade, 41)
-    assert refused.value.extra == {"remaining": 40}
+    assert refused.value.extra == {"remaining": 40, "unit": "row"}
     assert await meter_of(kernel).recover(trade.grant_id, age_ms=0) == 3
     assert await units(kernel, trade) == (60, 0)
     async with kernel.unit_of_work() as uow:

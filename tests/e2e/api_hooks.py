@@ -97,6 +97,7 @@ _RULES = {
     "file_link_invalid": "links are signed by us",
     "version_not_shared": "the version that was bought",
     "stale_version": "a random ETag is not the current one",
+    "token_quota_too_large": "what the grant has left",
     "too_few_lots": "see price_off_tick",
     "too_many_lots": "see price_off_tick",
     "upload_empty": "see evidence_invalid",

@@ -13,6 +13,17 @@ from pricing.schemas import LicensePlanInput, MeteredPlanInput
 from tests.listings.factories import any_operator, listing_body
 from tests.market.parties.factories import Member
 
+MeteredUnit = Literal["row", "call", "mib", "query", "compute_second"]
+_UNITS: dict[
+    MeteredUnit, Literal[Unit.ROW, Unit.CALL, Unit.MIB, Unit.QUERY, Unit.COMPUTE_SECOND]
+] = {
+    "row": Unit.ROW,
+    "call": Unit.CALL,
+    "mib": Unit.MIB,
+    "query": Unit.QUERY,
+    "compute_second": Unit.COMPUTE_SECOND,
+}
+
 
 async def make_plan(
     kernel: Kernel,
@@ -22,7 +33,7 @@ async def make_plan(
     kind: Literal["metered", "license"] = "metered",
     price_minor: int = 1_000,
     lot_units: int = 1_000,
-    unit: Literal["row", "call"] = "row",
+    unit: MeteredUnit = "row",
     currency: str = "CNY",
     term_days: int = 365,
     acceptance_window_days: int = 7,
@@ -34,7 +45,7 @@ async def make_plan(
             kind=PlanKind.METERED,
             currency=currency,
             price_minor=price_minor,
-            unit=Unit.ROW if unit == "row" else Unit.CALL,
+            unit=_UNITS[unit],
             lot_units=lot_units,
             term_days=term_days,
             acceptance_window_days=acceptance_window_days,
