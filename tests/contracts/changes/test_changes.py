@@ -11,6 +11,7 @@ import pytest
 from contracts import receipts, tokens
 from contracts.delivery import rows
 from contracts.schemas import TokenBody
+from contracts.token_limits import WayOut
 from market.kernel.context import Kernel
 from market.kernel.ids import show
 from market.kernel.security import Role
@@ -131,7 +132,7 @@ async def test_a_narrow_token_sees_changes_of_its_own_rows(
     assert all(set(row) == {"_change", "id", "city"} for row in answer.json()["items"])
     hidden = await _get(client, token, select="level")
     assert (hidden.status_code, hidden.json()["code"]) == (422, "column_unknown")
-    rows_only = TokenBody(ttl_s=3_600, label="rows", operations=["rows"])
+    rows_only = TokenBody(ttl_s=3_600, label="rows", operations=[WayOut.ROWS])
     other = (await tokens.mint(kernel, trade.buyer.actor, trade.grant_id, rows_only)).token
     assert (await _get(client, other)).status_code == 403
 

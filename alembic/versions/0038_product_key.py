@@ -6,8 +6,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from alembic import op
 from market.kernel.migration import grant
 
-revision = "0037"
-down_revision = "0036"
+revision = "0038"
+down_revision = "0037"
 branch_labels = None
 depends_on = None
 
