@@ -32,6 +32,7 @@ MODELS = (
     "contracts.token_quota_models",
     "contracts.usage_alert_models",
     "contracts.usage_hold_models",
+    "contracts.versions.models",
     "market.matching.models",
     "market.matching.bundle_models",
     "market.matching.control_models",

@@ -28,6 +28,7 @@ from contracts.schemas import (
     UsageView,
 )
 from contracts.token_limits import WayOut
+from contracts.versions.granted import NUMBER_MAX
 from market.kernel.http import IdempotentRoute, KernelDep, kernel_of, problems
 from market.kernel.ids import AgreementId, GrantId, ReceiptId, TokenId
 from market.kernel.schemas import Page, PageQuery
@@ -176,7 +177,17 @@ GrantQuery = Annotated[
     GrantId | None, Query(description="If given, must be the token's own grant.")
 ]
 
+VersionQuery = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=NUMBER_MAX,
+        description="A version by its number; without, the one that the agreement says.",
+    ),
+]
+
 _HEADERS = {
+    "Data-Version": "The number of the version that was read.",
     "Delivery-Id": "Repeat it to fetch the same page again, free for 24 hours.",
     "Meter-Charged": "Units charged for this page.",
     "Meter-Remaining": "Units left after it; absent without a bound.",
@@ -224,6 +235,7 @@ async def deliver_rows(
     ] = None,
     filter_: FilterQuery = None,
     grant_id: GrantQuery = None,
+    version: VersionQuery = None,
 ) -> Response:
     """A page of rows, metered: exactly the rows sent are charged, refusals are free.
 
@@ -241,6 +253,7 @@ async def deliver_rows(
         accept=accept,
         delivery_id=delivery_id,
         address=peer_of(http),
+        version=version,
         operation=WayOut.ROWS,
     )
     return await rows_service(kernel_of(http)).deliver(request)
@@ -252,10 +265,17 @@ async def deliver_rows(
     openapi_extra=SECURITY,
 )
 async def count_rows(
-    http: Request, filter_: FilterQuery = None, grant_id: GrantQuery = None
+    http: Request,
+    filter_: FilterQuery = None,
+    grant_id: GrantQuery = None,
+    version: VersionQuery = None,
 ) -> RowCount:
     """How many rows a filter selects; free."""
     request = RowsRequest(
-        token=token_of(http), grant_id=grant_id, filter=filter_, address=peer_of(http)
+        token=token_of(http),
+        grant_id=grant_id,
+        filter=filter_,
+        address=peer_of(http),
+        version=version,
     )
     return await rows_service(kernel_of(http)).count(request)

@@ -88,7 +88,7 @@ class TokenFieldRefused(Forbidden):
 
 class TokenTooNarrow(Forbidden):
     code, title = "token_too_narrow", "This way out cannot keep to the token's limits"
-    default_hint = "Tokens with `fields` or a `row_filter` are for the rows API."
+    default_hint = "Tokens with `fields` or a `row_filter` are for the rows API and Delta Sharing."
 
 
 class GrantSuspended(Forbidden):

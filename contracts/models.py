@@ -239,6 +239,7 @@ class Grant(SQLModel, table=True):
         UniqueConstraint("agreement_id", name="access_grant_agreement"),
         Index("access_grant_buyer", "buyer_id", "id"),
         Index("access_grant_seller", "seller_id", "id"),
+        Index("access_grant_product", "product_id", "id"),
         Index(
             "access_grant_unaccrued",
             "id",

@@ -2,16 +2,17 @@
 
 Clauses (ODRL counterpart): ``purpose`` (purpose), ``territory`` (spatial), ``period`` (dateTime),
 ``count`` (count), ``redistribution`` (distribute), ``derivative_use`` (derive), ``deletion``
-(delete, a duty), ``resale`` (sell). The first four are checked at every delivery, in this order;
-the next three bind the buyer afterwards and are carried in terms and receipts; ``resale`` is
-checked when unused units are offered (:mod:`contracts.resale`).
+(delete, a duty), ``resale`` (sell), ``versions`` (no counterpart). The first four are checked at
+every delivery, in this order; the next three bind the buyer afterwards and are carried in terms
+and receipts; ``resale`` is checked when unused units are offered (:mod:`contracts.resale`),
+``versions`` where a delivery chooses what it reads (:mod:`contracts.versions.granted`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import Field, StringConstraints
 
@@ -30,6 +31,7 @@ class Clause(StrEnum):
     TERRITORY = "territory"
     PERIOD = "period"
     COUNT = "count"
+    VERSIONS = "versions"
 
 
 class Policy(Schema):
@@ -59,6 +61,12 @@ class Policy(Schema):
     )
     resale: ResaleClause | None = Field(
         default=None, description="null: units stay with the buyer."
+    )
+    versions: Literal["pinned", "follow_latest"] = Field(
+        default="pinned", description="Which versions may be read (docs/versions.md)."
+    )
+    breaking_notice_days: Annotated[int, Field(ge=0, le=365)] = Field(
+        default=14, description="How long a breaking version is announced before it is followed."
     )
 
     def frozen(self, formed_at: datetime, term: timedelta) -> Self:
@@ -108,6 +116,11 @@ def evaluate(policy: Policy, access: Access) -> None:
         raise _refused(Clause.PERIOD, f"Access ended at {policy.not_after.isoformat()}.")
     if policy.count is not None and access.deliveries_before >= policy.count:
         raise _refused(Clause.COUNT, f"All {policy.count} deliveries have been made.")
+
+
+def refuse_version(detail: str) -> NoReturn:
+    """Raises PolicyRefused (403, clause ``versions``)."""
+    raise _refused(Clause.VERSIONS, detail)
 
 
 def _refused(clause: Clause, detail: str) -> PolicyRefused:

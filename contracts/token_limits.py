@@ -38,7 +38,7 @@ class WayOut(StrEnum):
 
 
 # Only these leave fields and rows out; the others send what is stored.
-_NARROWING = frozenset({WayOut.ROWS, WayOut.COUNT})
+_NARROWING = frozenset({WayOut.ROWS, WayOut.COUNT, WayOut.SHARING})
 
 
 def _network(text: str) -> str:
@@ -65,15 +65,15 @@ class TokenLimits(Schema):
         | None
     ) = Field(
         default=None,
-        description="Columns that the token may select, filter and order by; by rows and count "
-        "only.",
+        description="Columns that the token may select, filter and order by; by rows, count and "
+        "sharing only.",
     )
     row_filter: (
         Annotated[str, StringConstraints(min_length=1, max_length=FILTER_MAX_CHARS)] | None
     ) = Field(
         default=None,
-        description="Rows that exist for the token, in the language of `filter`; by rows and "
-        "count only.",
+        description="Rows that exist for the token, in the language of `filter`; by rows, count "
+        "and sharing only.",
         examples=["carrier = 'UA'"],
     )
     networks: (

@@ -69,9 +69,10 @@ async def take(
         row = await connection.fetchrow(
             "SELECT q.quota_units - q.used_units - q.held_units AS free, "
             "coalesce(sum(h.units) FILTER (WHERE h.ends_at <= clock_timestamp()), 0)::bigint "
-            "AS overdue, bool_or(h.delivery_key = $2) AS running "
-            "FROM contracts.token_quota q LEFT JOIN contracts.token_quota_hold h "
-            "ON h.quota_id = q.id WHERE q.id = $1 GROUP BY q.id",
+            "AS overdue, bool_or(h.delivery_key = $2) AS running, g.unit "
+            "FROM contracts.token_quota q JOIN contracts.access_grant g ON g.id = q.grant_id "
+            "LEFT JOIN contracts.token_quota_hold h ON h.quota_id = q.id "
+            "WHERE q.id = $1 GROUP BY q.id, g.id",
             *(quota_id, key),
         )
     assert row is not None
@@ -80,7 +81,11 @@ async def take(
     free = int(row["free"])
     if free + row["overdue"] >= units:
         raise MeterRecovering(retry_after_s=GRACE_S, remaining=free)
-    raise TokenQuotaExhausted(f"{free} units are left of the token's quota.", remaining=free)
+    raise TokenQuotaExhausted(
+        f"{free} units ({row['unit']}) are left of the token's quota.",
+        remaining=free,
+        unit=row["unit"],
+    )
 
 
 async def give_back(kernel: Kernel, hold: QuotaHold) -> None:

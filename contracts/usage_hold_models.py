@@ -14,11 +14,14 @@ SCHEMA = {"schema": "contracts"}
 
 
 class UsageSuspicion(StrEnum):
-    """What use may look like: sudden volume, a set read page by page, an address never seen."""
+    """What use may look like: sudden volume, a set read page by page, an address or country never
+    seen.
+    """
 
     SPIKE = "usage_spike"
     SCRAPING = "usage_scraping"
     ADDRESS = "usage_address"
+    COUNTRY = "usage_country"
 
 
 _KNOWN = ", ".join(f"'{word.value}'" for word in UsageSuspicion)

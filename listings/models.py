@@ -150,6 +150,7 @@ class Certificate(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("version_id", name="certificate_version"),
         Index("certificate_product", "product_id", "id"),
+        Index("certificate_issued", "issued_at"),
         SCHEMA,
     )
 

@@ -367,6 +367,16 @@ class Policy(Schema):
     resale: ResaleClause | None = Field(
         default=None, description="Resale of unused units; null: not allowed."
     )
+    versions: Literal["pinned", "follow_latest"] = Field(
+        default="pinned",
+        description="A buyer reads the version that was bought, or the latest certified one and "
+        "those since the one bought.",
+    )
+    breaking_notice_days: Annotated[int, Field(strict=True, ge=0, le=365)] = Field(
+        default=14,
+        description="A version that removes or retypes a column is followed so many days after it "
+        "was certified.",
+    )
 
     @model_validator(mode="after")
     def _sub_leases_are_buyer_safe(self) -> Self:

@@ -21,6 +21,7 @@ from contracts.bulk import endpoints as bulk_endpoints
 from contracts.metering import close_meter
 from contracts.proxy import endpoints as proxy_endpoints
 from contracts.sharing import endpoints as sharing_endpoints
+from contracts.versions import endpoints as version_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
 from market.console import endpoints as console_endpoints
@@ -88,6 +89,7 @@ ROUTERS = (
     contract_billing_endpoints.router,
     usage_endpoints.router,
     bulk_endpoints.router,
+    version_endpoints.router,
     sharing_endpoints.router,
     usage_hold_endpoints.router,
     settlement_endpoints.router,

@@ -3,6 +3,7 @@
 from contracts import dispute_jobs, invoicing, jobs as contract_jobs
 from contracts.proxy import kept as proxy_kept, secrets as proxy_secrets
 from contracts.sharing import jobs as sharing_jobs
+from contracts.versions import notices as version_notices
 from listings import jobs as listing_jobs
 from market.auctions import jobs as auction_jobs
 from market.demand import jobs as demand_jobs
@@ -41,6 +42,7 @@ SCHEDULE = [
     ScheduledJob("match_standing", demand_jobs.match_standing, every(2)),
     ScheduledJob("expire_requests", demand_jobs.expire_requests, every(5)),
     ScheduledJob("expire_quotes", demand_jobs.expire_quotes, every(5)),
+    ScheduledJob("announce_versions", version_notices.announce_versions, every(5)),
     ScheduledJob("order_top_ups", top_up_job.run_top_ups, every(5)),
     ScheduledJob("examine_trades", surveillance_jobs.examine_trades, every(10)),
     ScheduledJob("examine_usage", watch_job.examine_usage, every(30)),

@@ -61,6 +61,7 @@ class BulkRequest:
     if_range: str | None = None
     delivery_id: str | None = None
     address: str | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,12 @@ class _Order:
     address: str | None
 
 
-async def manifest(kernel: Kernel, token: str, *, address: str | None) -> BulkManifest:
+async def manifest(
+    kernel: Kernel, token: str, *, address: str | None, version: int | None = None
+) -> BulkManifest:
     """What the download is and costs; free. Raises as :func:`download`, but never 402."""
     claims, context, _ = await rows_service(kernel).authorize(
-        RowsRequest(token=token, address=address, operation=WayOut.BULK)
+        RowsRequest(token=token, address=address, version=version, operation=WayOut.BULK)
     )
     _require_sold(context.unit)
     # What is left to buy may be looked at with nothing left to spend.
@@ -88,6 +91,7 @@ async def manifest(kernel: Kernel, token: str, *, address: str | None) -> BulkMa
     file, _ = await _file(kernel, context)
     return BulkManifest(
         version_id=context.version_id,
+        version=context.version,
         media_type=MEDIA_TYPE,
         bytes=file.size,
         rows=file.rows,
@@ -108,7 +112,12 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     """
     key = checked_key(request.delivery_id)
     claims, context, headers = await rows_service(kernel).authorize(
-        RowsRequest(token=request.token, address=request.address, operation=WayOut.BULK)
+        RowsRequest(
+            token=request.token,
+            address=request.address,
+            version=request.version,
+            operation=WayOut.BULK,
+        )
     )
     _require_sold(context.unit)
     file, path = await _file(kernel, context)
@@ -123,6 +132,7 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     download = Download(kernel, order, list(portions(file, start, stop)))
     charged, remaining = await download.begin()
     headers |= {
+        "Data-Version": str(context.version),
         "Delivery-Id": key,
         "Meter-Charged": str(charged),
         "Meter-Unit": context.unit.value,

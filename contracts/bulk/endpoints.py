@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
 from contracts.bulk.downloads import BulkRequest, download, manifest
@@ -11,12 +11,23 @@ from contracts.bulk.response import MEDIA_TYPE
 from contracts.bulk.schemas import BulkManifest
 from contracts.delivery.bearer import TokenDep, peer_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
+from contracts.versions.granted import NUMBER_MAX
 from market.kernel.http import IdempotentRoute, KernelDep, problems
 
 router = APIRouter(route_class=IdempotentRoute, tags=["contracts"])
 
 
+VersionQuery = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=NUMBER_MAX,
+        description="A version by its number; without, the one that the agreement says.",
+    ),
+]
+
 _HEADERS = {
+    "Data-Version": "The number of the version that was sent.",
     "Delivery-Id": "Repeat it to resume: parts that were paid for are free for 24 hours.",
     "Meter-Charged": "Units that this answer costs once all of it is sent.",
     "Meter-Remaining": "Units left after it; absent without a bound.",
@@ -65,6 +76,7 @@ async def download_version(
         str | SkipJsonSchema[None],
         Header(alias="Delivery-Id", json_schema_extra={"pattern": DELIVERY_ID_PATTERN}),
     ] = None,
+    version: VersionQuery = None,
 ) -> Response:
     """The whole version as one Parquet file, or a range of its bytes; metered in parts.
 
@@ -72,13 +84,15 @@ async def download_version(
     charged under it is not charged again for 24 hours.
     """
     address = peer_of(http)
-    request = BulkRequest(token, range_, if_range, delivery_id, address)
+    request = BulkRequest(token, range_, if_range, delivery_id, address, version)
     return await download(kernel, request)
 
 
 @router.get(
     "/v1/delivery/bulk/manifest", responses=problems(401, 403, 404, 409, 410, 422, 429, 503)
 )
-async def show_bulk_manifest(kernel: KernelDep, http: Request, token: TokenDep) -> BulkManifest:
+async def show_bulk_manifest(
+    kernel: KernelDep, http: Request, token: TokenDep, version: VersionQuery = None
+) -> BulkManifest:
     """Size, checksum and price in units of the download; free."""
-    return await manifest(kernel, token, address=peer_of(http))
+    return await manifest(kernel, token, address=peer_of(http), version=version)

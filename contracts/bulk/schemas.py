@@ -11,6 +11,7 @@ class BulkManifest(Schema):
     """What a whole-version download is: its size, checksum and price in units."""
 
     version_id: VersionId
+    version: int = Field(ge=1, description="The version's number.")
     media_type: str = Field(examples=["application/vnd.apache.parquet"])
     bytes: int = Field(ge=1)
     rows: int = Field(ge=1)

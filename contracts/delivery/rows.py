@@ -61,7 +61,7 @@ from contracts.policy import Access, Policy, evaluate, parse_policy
 from contracts.schemas import RowCount
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
-from listings import offers
+from contracts.versions.granted import version_of
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.schemas import encode_cursor
@@ -92,6 +92,8 @@ class RowsRequest:
     accept: str | None = None
     delivery_id: str | None = None
     address: str | None = None
+    # The version's number; None: the one that the agreement says.
+    version: int | None = None
     # The way out that asks; unnamed, it is closed to tokens with limits on what they may read.
     operation: WayOut | None = None
 
@@ -103,6 +105,7 @@ class Context:
     agreement_id: UUID
     product_id: UUID
     version_id: UUID
+    version: int
     unit: Unit
     policy: Policy
     at_delivery: Policy
@@ -111,6 +114,10 @@ class Context:
     blob_key: str
     columns: Mapping[str, Column]
     only: Condition = ALWAYS
+
+
+# A grant and, where one was named, the number of a version.
+_Which = tuple[UUID, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +135,8 @@ class RowsService:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._contexts: OrderedDict[UUID, tuple[float, Context]] = OrderedDict()
-        self._loading: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        self._contexts: OrderedDict[_Which, tuple[float, Context]] = OrderedDict()
+        self._loading: WeakValueDictionary[_Which, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def _meter(self) -> Meter:
@@ -168,7 +175,7 @@ class RowsService:
             page, whole, outcome = await self._timed(*order, earlier)
         else:
             page, whole, outcome = await self._counted(*order, earlier)
-        headers |= {"Delivery-Id": key}
+        headers |= {"Delivery-Id": key, "Data-Version": str(context.version)}
         if page.next_after is not None:
             headers["Next-After"] = page.next_after
         if isinstance(outcome, Earlier):
@@ -263,7 +270,7 @@ class RowsService:
 
         Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended, and as
         :meth:`contracts.token_limits.Limits.require` (403), TokenExpired (410), RateLimited
-        (429), GrantNotFound (404).
+        (429), GrantNotFound, VersionNotFound (404).
         """
         kernel = self._kernel
         door = door_of(kernel)
@@ -278,7 +285,7 @@ class RowsService:
         limits.require(request.operation, request.address)
         if request.grant_id is not None and request.grant_id != claims.grant_id:
             raise TokenForOtherGrant(param="grant_id")
-        context = await self._context(claims.grant_id)
+        context = await self._context((claims.grant_id, request.version))
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
         evaluate(context.at_delivery, access)
         if limits.narrow:
@@ -289,19 +296,20 @@ class RowsService:
             )
         return claims, context, window.headers()
 
-    async def _context(self, grant_id: UUID) -> Context:
-        known = self._contexts.get(grant_id)
+    async def _context(self, which: _Which) -> Context:
+        known = self._contexts.get(which)
         if known is not None and time.monotonic() < known[0]:
             return known[1]
         # One of many readers asks when the time is over; the others take its answer.
-        lock = self._loading.setdefault(grant_id, asyncio.Lock())
+        lock = self._loading.setdefault(which, asyncio.Lock())
         async with lock:
-            known = self._contexts.get(grant_id)
+            known = self._contexts.get(which)
             if known is not None and time.monotonic() < known[0]:
                 return known[1]
-            return await self._load_context(grant_id)
+            return await self._load_context(which)
 
-    async def _load_context(self, grant_id: UUID) -> Context:
+    async def _load_context(self, which: _Which) -> Context:
+        grant_id, number = which
         async with self._kernel.unit_of_work() as uow:
             grant = await uow.session.get(Grant, grant_id)
             agreement = (
@@ -310,14 +318,15 @@ class RowsService:
             if grant is None or agreement is None:
                 raise GrantNotFound
             buyer = await get_party(uow, grant.buyer_id)
-            version = await offers.get_version(uow, grant.product_version_id)
+            policy = parse_policy(agreement.terms["policy"])
+            version = await version_of(uow, grant, policy, number)
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
-        policy = parse_policy(agreement.terms["policy"])
         context = Context(
             agreement_id=grant.agreement_id,
             product_id=grant.product_id,
             version_id=version.id,
+            version=version.number,
             unit=Unit(grant.unit),
             policy=policy,
             # The term's end and the count have codes of their own, from the grant's own meter.
@@ -327,8 +336,8 @@ class RowsService:
             blob_key=version.blob_key,
             columns=columns_of(version.columns),
         )
-        self._contexts[grant_id] = (time.monotonic() + CONTEXT_TTL_S, context)
-        self._contexts.move_to_end(grant_id)
+        self._contexts[which] = (time.monotonic() + CONTEXT_TTL_S, context)
+        self._contexts.move_to_end(which)
         if len(self._contexts) > CONTEXTS_MAX:
             self._contexts.popitem(last=False)
         return context

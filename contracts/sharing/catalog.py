@@ -11,6 +11,7 @@ from uuid import UUID
 
 from contracts.delivery.columns import Column
 from contracts.delivery.door import door_of
+from contracts.delivery.filter import Condition
 from contracts.delivery.rows import RowsRequest, rows_service
 from contracts.errors import QuotaExhausted, TokenExpired
 from contracts.metering import meter_of
@@ -32,7 +33,11 @@ _PAGE_TOKEN = re.compile(r"^at-([0-9]{1,6})$")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The table of a token: names, columns, the one version that its grant is about."""
+    """The table of a token: names, columns, the one version that its grant is about.
+
+    ``columns``, ``fields`` and the rows that ``only`` selects are those that the token may read;
+    ``rows`` are the version's. ``narrow``: that may be less than the whole version.
+    """
 
     claims: Claims
     share: str
@@ -50,6 +55,8 @@ class Table:
     seller_safe: bool
     columns: Mapping[str, Column]
     fields: Sequence[Field]
+    only: Condition
+    narrow: bool
     quota_id: UUID | None
 
     def require(self, share: str, schema: str | None = None, table: str | None = None) -> None:
@@ -79,6 +86,8 @@ async def table_of(kernel: Kernel, token: str, *, address: str | None) -> Table:
     except QuotaExhausted:
         pass
     limits = await door_of(kernel).limits(claims.token_id)
+    # Not the mapping itself, which refuses to be asked for a hidden column.
+    readable = set(context.columns)
     async with kernel.unit_of_work() as uow:
         version = await offers.get_version(uow, context.version_id)
         product = await uow.session.get(Product, version.product_id)
@@ -101,7 +110,9 @@ async def table_of(kernel: Kernel, token: str, *, address: str | None) -> Table:
         unit=context.unit,
         seller_safe=context.policy.meter_side == "seller_safe",
         columns=context.columns,
-        fields=fields_of(version.columns),
+        fields=fields_of([each for each in version.columns if each["name"] in readable]),
+        only=context.only,
+        narrow=limits.narrow,
         quota_id=limits.quota_id,
     )
 

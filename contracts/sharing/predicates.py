@@ -13,7 +13,7 @@ from typing import Any
 
 from contracts.delivery.columns import Column, quote
 from contracts.delivery.filter import ALWAYS, FILTER_MAX_CHARS, Condition, compile_filter
-from contracts.errors import FilterInvalid
+from contracts.errors import FilterInvalid, TokenFieldRefused
 
 _COMPARISONS = {
     "equal": "=",
@@ -50,7 +50,8 @@ def condition_of(
 def _compiled(text: str, columns: Mapping[str, Column]) -> Condition | None:
     try:
         return compile_filter(text, columns)
-    except FilterInvalid:
+    except (FilterInvalid, TokenFieldRefused):
+        # For the token, the table has no such column.
         return None
 
 

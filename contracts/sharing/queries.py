@@ -21,7 +21,7 @@ from sqlmodel import col, select
 from contracts.delivery import sql
 from contracts.delivery.charges import DIVISIBLE, whole_units
 from contracts.delivery.engine import Engine, engine_of
-from contracts.delivery.filter import Condition, Parameter
+from contracts.delivery.filter import ALWAYS, Condition, Parameter, both
 from contracts.delivery.once import REPLAY_FREE, checked_key
 from contracts.errors import (
     DeliveryIdExpired,
@@ -94,18 +94,27 @@ async def answer(kernel: Kernel, table: Table, asked: Asked) -> ShareQuery:
     require_version(table, asked.version, asked.timestamp)
     condition, text = condition_of(asked.json_hint, asked.sql_hints, table.columns)
     limit = table.rows if asked.limit is None else min(asked.limit, table.rows)
-    what = {"version": show("ver", table.version_id), "filter": text, "limit": limit}
+    what: dict[str, object] = {
+        "version": show("ver", table.version_id),
+        "filter": text,
+        "limit": limit,
+    }
+    if table.narrow:
+        condition = both(table.only, condition)
+        # Files are kept by this digest: what a token may not read is in none that it gets.
+        what["fields"] = [field.name for field in table.fields]
+        what["only"] = [table.only.sql, [str(each) for each in table.only.parameters]]
     digest = sha256_hex(canonical_json(what))
     known = await _known(kernel, table.claims.grant_id, key, digest)
     if known is not None:
         return known
     engine = engine_of(kernel.settings.delivery_memory_mb, MATERIALIZE_MAX_S)
-    rows = await _count(kernel, engine, table, condition, text, limit)
+    rows = await _count(kernel, engine, table, condition, limit)
     units = min(rows, whole_units(table.unit, rows=rows, size=1))
     await _require_units(kernel, table, key, units)
     blob_key, size = None, 0
     if rows:
-        blob_key, size = await _file(kernel, engine, table, condition, text, rows, digest)
+        blob_key, size = await _file(kernel, engine, table, condition, rows, digest)
     if table.unit is Unit.BYTE:
         # Known only now; what is left may be too little for it.
         units = size
@@ -179,9 +188,9 @@ async def _require_units(kernel: Kernel, table: Table, key: str, units: int) -> 
 
 
 async def _count(
-    kernel: Kernel, engine: Engine, table: Table, condition: Condition, text: str, limit: int
+    kernel: Kernel, engine: Engine, table: Table, condition: Condition, limit: int
 ) -> int:
-    if not text:
+    if condition is ALWAYS:
         return limit
     path = await kernel.blobs.local_path(table.blob_key)
     return min(limit, await engine.count(sql.count_query(str(path), condition)))
@@ -192,7 +201,6 @@ async def _file(
     engine: Engine,
     table: Table,
     condition: Condition,
-    text: str,
     rows: int,
     digest: str,
 ) -> tuple[str, int]:
@@ -201,7 +209,8 @@ async def _file(
     A version of which everything is due, and whose types Delta has, is that file already: it was
     written by us, not by its seller.
     """
-    if not text and rows == table.rows and all(field.cast is None for field in table.fields):
+    as_stored = not table.narrow and all(field.cast is None for field in table.fields)
+    if as_stored and condition is ALWAYS and rows == table.rows:
         return table.blob_key, table.byte_count
     key = f"{BLOB_PREFIX}/{table.version_id.hex}/{digest}.parquet"
     source = await kernel.blobs.local_path(table.blob_key)

@@ -130,6 +130,10 @@ class Settings(BaseSettings):
     delivery_memory_mb: int = Field(default=256, ge=64)
     delivery_timeout_s: int = Field(default=20, ge=1, le=300)
     delivery_rate_per_minute: int = Field(default=6_000, ge=1)
+    country_database: Path | None = Field(
+        default=None,
+        description="MMDB file of countries by address; unset: the watch knows no countries.",
+    )
     meter_lease_units: int = Field(default=50_000, ge=1)
     meter_hold_s: int = Field(default=30, ge=2, le=300)
 

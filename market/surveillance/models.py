@@ -39,7 +39,7 @@ class SurveillanceAlert(SQLModel, table=True):
         CheckConstraint(
             "rule IN ('affiliated_trade', 'circular_trading', 'cancelled_pressure', "
             "'price_jump', 'price_off_valuation', 'concentration', 'usage_spike', "
-            "'usage_scraping', 'usage_address')",
+            "'usage_scraping', 'usage_address', 'usage_country')",
             name="alert_rule_known",
         ),
         CheckConstraint("status IN ('open', 'dismissed', 'confirmed')", name="alert_status_known"),

@@ -29,6 +29,7 @@ class Rule(StrEnum):
     USAGE_SPIKE = "usage_spike"
     USAGE_SCRAPING = "usage_scraping"
     USAGE_ADDRESS = "usage_address"
+    USAGE_COUNTRY = "usage_country"
 
 
 @dataclass(frozen=True, slots=True)

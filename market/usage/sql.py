@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GRANTS_MAX = 200
 WALKS_MAX = 1_000
+ADDRESSES_MAX = 20_000
 
 # In random order: with more of them than the limit, each has its turn.
 _USED = """
@@ -25,7 +26,7 @@ WHERE g.id IN (SELECT d.grant_id FROM contracts.delivery d WHERE d.delivered_at 
 ORDER BY random() LIMIT $2
 """
 _VOLUMES = """
-SELECT h.grant_id, coalesce(sum(h.units) FILTER (WHERE NOT h.earlier), 0)::bigint AS units,
+SELECT h.grant_id, g.unit, coalesce(sum(h.units) FILTER (WHERE NOT h.earlier), 0)::bigint AS units,
        coalesce(max(h.units) FILTER (WHERE h.earlier), 0)::bigint AS busiest,
        count(*) FILTER (WHERE h.earlier) AS hours
 FROM (SELECT d.grant_id, d.delivered_at <= $2 AS earlier, sum(d.units) AS units
@@ -33,7 +34,8 @@ FROM (SELECT d.grant_id, d.delivered_at <= $2 AS earlier, sum(d.units) AS units
       WHERE d.grant_id = ANY ($1) AND d.delivered_at > $3
       GROUP BY 1, 2, CASE WHEN d.delivered_at <= $2
                      THEN floor(extract(epoch FROM $2 - d.delivered_at) / 3600) END) h
-GROUP BY h.grant_id
+JOIN contracts.access_grant g ON g.id = h.grant_id
+GROUP BY h.grant_id, g.unit
 """
 # A page counts once however often it is read, and only at the beginning or behind another one.
 _WALKS = """
@@ -69,6 +71,14 @@ WHERE NOT EXISTS (
 ORDER BY n.at LIMIT $3
 """
 
+# Those used most first: with more of them than the limit, the rare ones are forgotten.
+_ADDRESSES = """
+SELECT d.grant_id, d.client_address AS address, count(*) AS deliveries
+FROM contracts.delivery d
+WHERE d.grant_id = ANY ($1) AND d.client_address IS NOT NULL AND d.delivered_at <= $2
+GROUP BY 1, 2 ORDER BY 3 DESC LIMIT $3
+"""
+
 
 async def read_used(connection: Connection, since: datetime) -> dict[UUID, Reader]:
     """Grants that were used since, at most 200."""
@@ -87,7 +97,10 @@ async def read_volumes(
     """Units since ``since``, and by whole hours before it back to ``history``."""
     rows = await connection.fetch(_VOLUMES, list(readers), since, history)
     return [
-        Volume(readers[row["grant_id"]], now, row["units"], row["busiest"], row["hours"])
+        Volume(
+            *(readers[row["grant_id"]], now, row["unit"]),
+            *(row["units"], row["busiest"], row["hours"]),
+        )
         for row in rows
     ]
 
@@ -111,3 +124,13 @@ async def read_newcomers(
         Newcomer(readers[row["grant_id"]], row["at"], row["address"], row["earlier"])
         for row in rows
     ]
+
+
+async def read_addresses(
+    connection: Connection, grant_ids: Collection[UUID], *, until: datetime
+) -> dict[UUID, dict[str, int]]:
+    """Deliveries until then by grant and address."""
+    found: dict[UUID, dict[str, int]] = {grant_id: {} for grant_id in grant_ids}
+    for row in await connection.fetch(_ADDRESSES, list(found), until, ADDRESSES_MAX):
+        found[row["grant_id"]][row["address"]] = row["deliveries"]
+    return found

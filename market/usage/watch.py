@@ -5,7 +5,7 @@ A finding says what was seen, not that it was wrong: an operator decides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -18,10 +18,11 @@ from market.surveillance.rules import PPM, Finding, Rule
 class WatchLimits:
     """What counts as unusual.
 
-    A spike is an hour with at least ``spike_units`` and more than ``spike_factor`` times the
-    grant's busiest hour before it. Scraping is at least ``scrape_pages`` pages, each following
-    another, with ``scrape_ppm`` of all rows of the version. A new address counts once the grant
-    has ``address_deliveries`` from others.
+    A spike is an hour with at least ``spike_units`` (times ``SPIKE_SCALES``) and more than
+    ``spike_factor`` times the grant's busiest hour before it. Scraping is at least
+    ``scrape_pages`` pages, each following another, with ``scrape_ppm`` of all rows of the version.
+    A new address counts once the grant has ``address_deliveries`` from others, a new country once
+    it has ``country_deliveries`` from others that are known.
     """
 
     spike_units: int = 1_000
@@ -29,6 +30,11 @@ class WatchLimits:
     scrape_pages: int = 5
     scrape_ppm: int = 900_000
     address_deliveries: int = 20
+    country_deliveries: int = 20
+
+
+# A thousand rows and a thousand bytes are not the same stir.
+SPIKE_SCALES = {"byte": 1_024, "millisecond": 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class Volume:
 
     reader: Reader
     at: datetime
+    unit: str
     units: int
     busiest_units: int
     hours: int
@@ -74,6 +81,15 @@ class Newcomer:
     earlier: int
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A newcomer whose country is known; ``before`` are earlier deliveries by known country."""
+
+    newcomer: Newcomer
+    country: str
+    before: Mapping[str, int]
+
+
 def spikes(volumes: Sequence[Volume], limits: WatchLimits) -> list[Finding]:
     """Sudden volume against the grant's own history; without history there is none."""
     return [
@@ -81,11 +97,16 @@ def spikes(volumes: Sequence[Volume], limits: WatchLimits) -> list[Finding]:
             Rule.USAGE_SPIKE,
             item.reader,
             item.at,
-            {"units": item.units, "busiest_units": item.busiest_units, "hours": item.hours},
+            {
+                "unit": item.unit,
+                "units": item.units,
+                "busiest_units": item.busiest_units,
+                "hours": item.hours,
+            },
         )
         for item in volumes
         if item.hours > 0
-        and item.units >= limits.spike_units
+        and item.units >= limits.spike_units * SPIKE_SCALES.get(item.unit, 1)
         and item.units > limits.spike_factor * item.busiest_units
     ]
 
@@ -118,6 +139,25 @@ def newcomers(found: Sequence[Newcomer], limits: WatchLimits) -> list[Finding]:
         for item in found
         if item.earlier >= limits.address_deliveries
     ]
+
+
+def arrivals(found: Sequence[Arrival], limits: WatchLimits) -> list[Finding]:
+    """Use from a country that the grant was never used from, each country once."""
+    first: dict[tuple[UUID, str], Finding] = {}
+    for item in found:
+        earlier = sum(item.before.values())
+        if item.country in item.before or earlier < limits.country_deliveries:
+            continue
+        reader, at, address = item.newcomer.reader, item.newcomer.at, item.newcomer.address
+        figures: dict[str, int | str] = {
+            "country": item.country,
+            "address": address,
+            "earlier_countries": ", ".join(sorted(item.before)),
+            "earlier_deliveries": earlier,
+        }
+        made = _finding(Rule.USAGE_COUNTRY, reader, at, figures, more=f":{item.country}")
+        first.setdefault((reader.grant_id, item.country), made)
+    return list(first.values())
 
 
 def _finding(

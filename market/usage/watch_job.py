@@ -5,6 +5,7 @@ May run twice or at once: an alert is unique per rule, subject and day, and only
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID
 
@@ -14,8 +15,8 @@ from market.kernel.context import Kernel
 from market.kernel.ids import parse
 from market.surveillance.alerts import raise_alerts
 from market.surveillance.rules import Finding
-from market.usage import sql, watch
-from market.usage.watch import WatchLimits
+from market.usage import countries, sql, watch
+from market.usage.watch import Arrival, WatchLimits
 
 RECENT = timedelta(hours=1)
 HISTORY = timedelta(days=14)
@@ -51,8 +52,16 @@ async def _findings(kernel: Kernel, limits: WatchLimits) -> list[Finding]:
         )
         walks = await sql.read_walks(connection, readers, now=uow.now, since=uow.now - WALK)
         newcomers = await sql.read_newcomers(connection, readers, since=since)
+        arrivals: list[Arrival] = []
+        if newcomers and kernel.settings.country_database is not None:
+            ids = {item.reader.grant_id for item in newcomers}
+            before = await sql.read_addresses(connection, ids, until=since)
+            arrivals = await asyncio.to_thread(
+                countries.locate, kernel.settings.country_database, newcomers, before
+            )
     return [
         *watch.spikes(volumes, limits),
         *watch.scrapes(walks, limits),
         *watch.newcomers(newcomers, limits),
+        *watch.arrivals(arrivals, limits),
     ]

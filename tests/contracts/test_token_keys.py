@@ -13,7 +13,7 @@ from market.kernel.context import Kernel
 from market.kernel.ids import parse
 from market.kernel.security import InvalidToken
 from tests.contracts.factories import Trade, make_trade
-from tests.contracts.test_token_limits import COUNT, PROFILE, ROWS, SHARES, mint, read
+from tests.contracts.test_token_limits import COUNT, MANIFEST, PROFILE, ROWS, SHARES, mint, read
 from tests.contracts.test_token_questions import ask, form
 
 
@@ -48,7 +48,7 @@ async def test_a_key_does_what_a_signed_token_does(
     status, page = await read(client, key, limit=2)
     assert (status, [list(row) for row in page["items"]]) == (200, [["id"], ["id"]])
     assert await read(client, key, select="delay") == (403, "token_field_refused")
-    assert await read(client, key, SHARES) == (403, "token_too_narrow")
+    assert await read(client, key, MANIFEST) == (403, "token_too_narrow")
     whole = (await mint(client, trade, form="key"))["token"]
     assert (await read(client, whole, PROFILE))[1]["bearerToken"] == whole
     found = await ask(client, trade.seller, key)

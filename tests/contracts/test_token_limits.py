@@ -96,9 +96,6 @@ async def test_a_narrow_token_is_closed_to_ways_out_that_send_everything(
 ) -> None:
     narrow = (await mint(client, trade, **limits))["token"]
     for path in (
-        PROFILE,
-        SHARES,
-        f"{SHARES}/{trade.grant}/all-tables",
         "/v1/delivery/proxy",
         BULK,
         MANIFEST,
