@@ -20,7 +20,7 @@ from contracts import (
 from contracts.bulk import endpoints as bulk_endpoints
 from contracts.metering import close_meter
 from contracts.proxy import endpoints as proxy_endpoints
-from contracts.sharing import endpoints as sharing_endpoints
+from contracts.sharing import endpoints as sharing_endpoints, oauth_endpoints as sharing_oauth
 from contracts.versions import endpoints as version_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
@@ -91,6 +91,7 @@ ROUTERS = (
     bulk_endpoints.router,
     version_endpoints.router,
     sharing_endpoints.router,
+    sharing_oauth.router,
     usage_hold_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,
