@@ -26,6 +26,8 @@ _FORM: Final[dict[str, Any]] = {
                 "schema": {
                     "type": "object",
                     "required": ["grant_type"],
+                    # RFC 6749 §3.2: fields are not repeated, so none is a list.
+                    "additionalProperties": {"type": "string"},
                     "properties": {
                         "grant_type": {"type": "string", "enum": ["client_credentials"]},
                         "client_id": {"type": "string", "examples": ["tok_0190f3a1b2c37d4e…"]},
