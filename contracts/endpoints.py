@@ -239,8 +239,8 @@ async def deliver_rows(
 ) -> Response:
     """A page of rows, metered: exactly the rows sent are charged, refusals are free.
 
-    JSON, CSV, Parquet or an Arrow stream by `Accept`. In CSV, text that a spreadsheet would run
-    as a formula gets a leading apostrophe; the other formats carry every value unchanged.
+    JSON, NDJSON, CSV, Parquet or an Arrow stream by `Accept`. In CSV, text that a spreadsheet would
+    run as a formula gets a leading apostrophe; the other formats carry every value unchanged.
     """
     request = RowsRequest(
         token=token_of(http),

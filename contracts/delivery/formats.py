@@ -1,10 +1,10 @@
-"""The formats of a page: JSON, CSV, Parquet, Arrow IPC stream, chosen by ``Accept``. Pure."""
+"""The formats of a page: JSON, NDJSON, CSV, Parquet, Arrow IPC stream, by ``Accept``. Pure."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -31,6 +31,7 @@ class Format(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     ARROW = "arrow"
+    NDJSON = "ndjson"
 
 
 MEDIA_TYPES = {
@@ -38,6 +39,7 @@ MEDIA_TYPES = {
     Format.CSV: "text/csv",
     Format.PARQUET: "application/vnd.apache.parquet",
     Format.ARROW: "application/vnd.apache.arrow.stream",
+    Format.NDJSON: "application/x-ndjson",
 }
 
 
@@ -104,16 +106,26 @@ def encode(table: pa.Table, format_: Format, marks: PageMarks) -> bytes:
         Format.CSV: _csv,
         Format.PARQUET: _parquet,
         Format.ARROW: _arrow,
+        Format.NDJSON: _ndjson,
     }
     return encoders[format_](table, marks)
 
 
 def _json(table: pa.Table, marks: PageMarks) -> bytes:
-    names = table.column_names
-    columns = [column.to_pylist() for column in table.columns]
-    items = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    items = list(_objects(table))
     page = {"items": items, "has_more": marks.has_more, "next_after": marks.next_after}
     return orjson.dumps(page, default=_plain, option=orjson.OPT_UTC_Z)
+
+
+def _ndjson(table: pa.Table, _marks: PageMarks) -> bytes:
+    option = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
+    return b"".join(orjson.dumps(row, default=_plain, option=option) for row in _objects(table))
+
+
+def _objects(table: pa.Table) -> Iterator[dict[str, object]]:
+    names = table.column_names
+    columns = [column.to_pylist() for column in table.columns]
+    return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def _plain(value: object) -> str:

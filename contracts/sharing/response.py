@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
@@ -34,8 +35,12 @@ from market.kernel.transport import Unsent, unsent_of
 
 CHUNK_BYTES = 1 << 20
 MEDIA_TYPE = "application/vnd.apache.parquet"
+# Digests of pieces that this process has sent whole. Files never change, clients ask for the same
+# ranges of them, and hashing (590 MB/s) took longer than sending.
+DIGESTS_MAX = 10_000
 
 _log = get_logger("contracts.sharing")
+_digests: OrderedDict[tuple[str, Range], str] = OrderedDict()
 
 
 def next_piece(query_id: UUID, span: Range) -> Range:
@@ -99,7 +104,7 @@ class FileResponse(Response):
         """Whether all of the span was sent."""
         piece, end = self._first, self._span[1]
         while True:
-            sending = _Sending(file, piece.span)
+            sending = _Sending(file, piece.span, known=_digests.get(self._at(piece)))
             begun = time.monotonic()
             try:
                 with contextlib.suppress(TimeoutError):
@@ -109,7 +114,7 @@ class FileResponse(Response):
                 # A cancelled request has sent what it has sent.
                 took_s = time.monotonic() - begun
                 await to_the_end(self._settle(piece, sending))
-            if sending.delivered < piece.span[1] - piece.span[0]:
+            if not sending.whole:
                 return False
             if piece.span[1] == end:
                 return True
@@ -124,16 +129,31 @@ class FileResponse(Response):
                 return False
 
     async def _settle(self, piece: Piece, sending: _Sending) -> None:
-        sha256 = await asyncio.to_thread(sending.sha256) if piece.hold is not None else ""
+        sha256 = ""
+        if piece.hold is not None:
+            sha256 = await asyncio.to_thread(sending.sha256)
+            if sending.whole:
+                _digests[self._at(piece)] = sha256
+                _digests.move_to_end(self._at(piece))
+                if len(_digests) > DIGESTS_MAX:
+                    _digests.popitem(last=False)
         await files.settle(self._kernel, self._query, piece, sending.delivered, sha256)
+
+    def _at(self, piece: Piece) -> tuple[str, Range]:
+        assert self._query.blob_key is not None
+        return self._query.blob_key, piece.span
 
 
 class _Sending:
-    """One piece on its way: what was written, less what still waits in this process."""
+    """One piece on its way: what was written, less what still waits in this process.
 
-    def __init__(self, file: int, span: Range) -> None:
+    ``known`` is the digest of all of it, if it was sent before.
+    """
+
+    def __init__(self, file: int, span: Range, *, known: str | None) -> None:
         self._file = file
         self._span = span
+        self._known = known
         self._written = 0
         self._waiting = 0
         # Bytes read ahead, and their digest; replaced as a whole, never changed.
@@ -144,8 +164,15 @@ class _Sending:
         """Bytes that the kernel took while the client was there."""
         return max(0, self._written - self._waiting)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of the piece was delivered."""
+        return self.delivered == self._span[1] - self._span[0]
+
     def sha256(self) -> str:
         """Of what was delivered; reads it again after an interruption."""
+        if self._known is not None and self.whole:
+            return self._known
         size, known = self._digested
         if size == self.delivered:
             return known.hexdigest()
@@ -158,6 +185,8 @@ class _Sending:
 
     def _read(self, at: int) -> bytes:
         chunk = os.pread(self._file, min(CHUNK_BYTES, self._span[1] - at), at)
+        if self._known is not None:
+            return chunk
         size, digest = self._digested[0], self._digested[1].copy()
         digest.update(chunk)
         self._digested = (size + len(chunk), digest)

@@ -3,6 +3,8 @@
 (a) A table of ``BENCH_DELIVERY_MB`` MB (500) loaded by the official Delta Sharing client from the
 real application, metered by rows, and the very same Parquet file read by pyarrow over HTTP from a
 plain static server that uses ``sendfile``. Both in the client's own environment, both into pandas.
+As a third way the client's own reader is given the static file's address instead of ours: what the
+client does beyond reading (another look at the footer, a copy of the frame) bounds the ratio.
 (b) Pages of the rows API as Arrow and as JSON, received but not decoded (which favors JSON): the
 largest that the setting allows, and, as ``_default_page``, the largest without a setting.
 
@@ -59,10 +61,12 @@ PAGE_ROWS = {10_000: 10, 100_000: 2}
 LOT_UNITS = 1_000_000_000
 LOAD_TIMEOUT_S = 1_800
 
-# Runs in the official client's environment: two ways to the same frame, in turns.
+# Runs in the official client's environment: three ways to the same frame, in turns.
 _LOADS = """
 import json, sys, time
-import delta_sharing, fsspec, pyarrow.parquet
+import delta_sharing, fsspec, pandas, pyarrow.parquet
+from delta_sharing.protocol import AddFile
+from delta_sharing.reader import DeltaSharingReader
 
 profile, table, static, rounds = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 
@@ -75,8 +79,15 @@ def plain():
         date_as_object=True, use_threads=False, split_blocks=False, self_destruct=True
     )
 
-ways = [("sharing", sharing), ("static", plain)]
-seconds, rows = {"sharing": [], "static": []}, set()
+def client():
+    # As its to_pandas goes on after the protocol's answer.
+    names = [f"v{at}" for at in range(int(sys.argv[5]))]
+    file = AddFile(url=static, id="0", partition_values={}, size=0)
+    found = DeltaSharingReader._to_pandas(file, dict.fromkeys(names), False, None, False)
+    return pandas.concat([found], axis=0, ignore_index=True, copy=False)[names]
+
+ways = [("sharing", sharing), ("static", plain), ("client", client)]
+seconds, rows = {name: [] for name, _ in ways}, set()
 for number in range(1 + rounds):
     for name, way in ways if number % 2 else ways[::-1]:
         begun = time.perf_counter()
@@ -159,7 +170,7 @@ def load_in_turns(market: str, offered: Offered, static: str, folder: Path) -> d
     ).json()["items"]
     name = ".".join(tables[0][part] for part in ("share", "schema", "name"))
     done = subprocess.run(
-        [PYTHON, "-c", _LOADS, profile, name, static, str(ROUNDS)],
+        [PYTHON, "-c", _LOADS, profile, name, static, str(ROUNDS), str(COLUMNS)],
         env={"PATH": os.defpath, "HOME": str(folder), "LANG": "C.UTF-8"},
         stdout=subprocess.PIPE,
         timeout=LOAD_TIMEOUT_S,
@@ -188,12 +199,14 @@ async def pages_in_turns(port: int, offered: Offered, page_rows: int) -> dict[st
 
 
 def load_figures(megabytes: float, loads: dict[str, list[float]]) -> dict[str, float]:
-    """Medians over the rounds but the first, and their ratio."""
+    """Medians over the rounds but the first, and their ratios."""
     speed = {name: megabytes / statistics.median(of[1:]) for name, of in loads.items()}
     return {
         "delivery_file_mb": round(megabytes, 1),
         **{f"delivery_{name}_mb_per_s": round(value, 1) for name, value in speed.items()},
         "ratio_sharing_vs_static": round(speed["sharing"] / speed["static"], 3),
+        "ratio_client_alone_vs_static": round(speed["client"] / speed["static"], 3),
+        "ratio_sharing_vs_client_alone": round(speed["sharing"] / speed["client"], 3),
     }
 
 

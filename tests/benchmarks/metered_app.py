@@ -9,6 +9,7 @@ in the environment; CPU -1 leaves the choice to the system.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from typing import Annotated
@@ -45,7 +46,9 @@ class MemoryRows(rows.RowsService):
     async def _page(
         self, context: rows.Context, request: rows.RowsRequest, format_: Format
     ) -> rows._Page:
-        return rows._Page(page(request.limit), request.limit, format_, None, _QUERY, Asked())
+        body = page(request.limit)
+        digest = hashlib.sha256(body).hexdigest()
+        return rows._Page(body, digest, request.limit, format_, None, _QUERY, Asked())
 
 
 async def bare(

@@ -33,6 +33,7 @@ SEEN = {
     "curl": '"AA"',
     "Python: httpx": "40 rows, 60 left\n40 rows, 20 left\n",
     "pandas": "carrier",
+    "NDJSON": "60 rows, longest delay",
     "Polars": "delay",
     "DuckDB": "carrier",
 }

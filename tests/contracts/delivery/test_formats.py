@@ -39,6 +39,9 @@ TABLE = pa.table(
         ("application/vnd.apache.parquet, application/json;q=0.5", Format.PARQUET),
         ("application/json;q=0.4, */*;q=0.6", Format.CSV),
         ("application/vnd.apache.arrow.stream;charset=x", Format.ARROW),
+        ("application/x-ndjson", Format.NDJSON),
+        ("application/x-ndjson, application/json;q=0.9", Format.NDJSON),
+        ("application/*, application/json;q=0", Format.PARQUET),
     ],
 )
 def test_negotiation(accept: str | None, expected: Format) -> None:
@@ -73,6 +76,17 @@ def test_json_keeps_decimals_and_large_integers_exact() -> None:
     }
 
 
+def test_ndjson_is_a_line_for_each_item_of_the_json() -> None:
+    lines = encode(TABLE, Format.NDJSON, LAST).split(b"\n")
+    assert lines.pop() == b""
+    assert [orjson.loads(line) for line in lines] == orjson.loads(
+        encode(TABLE, Format.JSON, PageMarks(has_more=True, next_after="x"))
+    )["items"]
+    # A line break of a value must not end its line.
+    assert len(lines) == TABLE.num_rows
+    assert orjson.loads(lines[6])["text"] == 'a"b\n,'
+
+
 def test_csv_disarms_formulas_and_only_them() -> None:
     lines = encode(TABLE.select(["text"]), Format.CSV, LAST).decode().split("\n")
     assert lines[1:7] == ['"\'=1+1"', '"\'-cmd"', '"-5"', '"+7.5"', '"\'@x"', '"\'\tx"']
@@ -91,5 +105,6 @@ def test_binary_formats_carry_everything_unchanged() -> None:
 def test_an_empty_page_is_a_page_in_every_format() -> None:
     empty = TABLE.slice(0, 0)
     assert orjson.loads(encode(empty, Format.JSON, LAST))["items"] == []
+    assert encode(empty, Format.NDJSON, LAST) == b""
     assert encode(empty, Format.CSV, LAST).count(b"\n") == 1
     assert pq.read_table(io.BytesIO(encode(empty, Format.PARQUET, LAST))).num_rows == 0
