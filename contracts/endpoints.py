@@ -194,7 +194,7 @@ _HEADERS = {
     "Receipt-Id": "The signed receipt of this delivery.",
     "Next-After": "The cursor of the next page; absent on the last.",
 }
-_ROWS_RESPONSE: dict[str, Any] = {
+ROWS_RESPONSE: dict[str, Any] = {
     "description": "A page of rows in the accepted format.",
     "model": RowsPage,
     "content": {
@@ -212,7 +212,7 @@ _ROWS_RESPONSE: dict[str, Any] = {
     "/v1/delivery/rows",
     response_class=Response,
     responses={
-        200: _ROWS_RESPONSE,
+        200: ROWS_RESPONSE,
         **problems(401, 402, 403, 404, 406, 409, 410, 413, 422, 429, 503),
     },
     openapi_extra=SECURITY,

@@ -35,10 +35,11 @@ class WayOut(StrEnum):
     SHARING = "sharing"
     PROXY = "proxy"
     BULK = "bulk"
+    CHANGES = "changes"
 
 
 # Only these leave fields and rows out; the others send what is stored.
-_NARROWING = frozenset({WayOut.ROWS, WayOut.COUNT, WayOut.SHARING})
+_NARROWING = frozenset({WayOut.ROWS, WayOut.COUNT, WayOut.SHARING, WayOut.CHANGES})
 
 
 def _network(text: str) -> str:
@@ -65,15 +66,15 @@ class TokenLimits(Schema):
         | None
     ) = Field(
         default=None,
-        description="Columns that the token may select, filter and order by; by rows, count and "
-        "sharing only.",
+        description="Columns that the token may select, filter and order by; by rows, count, "
+        "changes and sharing only.",
     )
     row_filter: (
         Annotated[str, StringConstraints(min_length=1, max_length=FILTER_MAX_CHARS)] | None
     ) = Field(
         default=None,
-        description="Rows that exist for the token, in the language of `filter`; by rows, count "
-        "and sharing only.",
+        description="Rows that exist for the token, in the language of `filter`; by rows, "
+        "count, changes and sharing only.",
         examples=["carrier = 'UA'"],
     )
     networks: (

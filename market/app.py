@@ -18,6 +18,7 @@ from contracts import (
     usage_hold_endpoints,
 )
 from contracts.bulk import endpoints as bulk_endpoints
+from contracts.changes import endpoints as change_endpoints
 from contracts.metering import close_meter
 from contracts.proxy import endpoints as proxy_endpoints
 from contracts.sharing import endpoints as sharing_endpoints
@@ -90,6 +91,7 @@ ROUTERS = (
     usage_endpoints.router,
     bulk_endpoints.router,
     version_endpoints.router,
+    change_endpoints.router,
     sharing_endpoints.router,
     usage_hold_endpoints.router,
     settlement_endpoints.router,

@@ -60,6 +60,8 @@ def question_of(
     }
     if context.only is not ALWAYS:
         asked["only"] = [context.only.sql, [str(each) for each in context.only.parameters]]
+    if context.of is not None:
+        asked["of"] = context.of
     sequence = sha256_hex(canonical_json({**asked, "select": None}))[:16]
     after = _place(request.after, sequence)
     condition = compile_filter(request.filter, context.columns)

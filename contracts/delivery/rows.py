@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -114,6 +115,9 @@ class Context:
     blob_key: str
     columns: Mapping[str, Column]
     only: Condition = ALWAYS
+    # A file that is read in the place of the version's, and the digest of what it is.
+    file: Path | None = None
+    of: str | None = None
 
 
 # A grant and, where one was named, the number of a version.
@@ -144,7 +148,8 @@ class RowsService:
         return meter_of(self._kernel)
 
     @property
-    def _engine(self) -> Engine:
+    def engine(self) -> Engine:
+        """What this process's queries run in."""
         settings = self._kernel.settings
         return engine_of(settings.delivery_memory_mb, settings.delivery_timeout_s)
 
@@ -158,19 +163,32 @@ class RowsService:
         DeliveryIncomplete, DeliveryIdExpired (409), PageTooLarge (413), QueryTimeout,
         MeterUnavailable, MeterRecovering (503). A refusal charges nothing.
         """
-        key = checked_key(request.delivery_id)
-        format_ = negotiate(request.accept)
+        checked_key(request.delivery_id)
+        negotiate(request.accept)
         if request.operation is not WayOut.ROWS:
             request = replace(request, operation=WayOut.ROWS)
         claims, context, headers = await self.authorize(request)
-        earlier: Earlier | None = None
+        return await self.deliver_from(claims, context, headers, request)
+
+    async def admit(self, claims: Claims, delivery_id: str | None) -> Earlier | None:
+        """The early refusal, or what was delivered under the id of a used-up grant before."""
         try:
             await self._meter.admit(claims.grant_id, claims.token_id, reserving=True)
         except QuotaExhausted:
             # The last page of a used-up grant can still be fetched again.
-            earlier = await find_earlier(self._kernel, claims.grant_id, request.delivery_id)
+            earlier = await find_earlier(self._kernel, claims.grant_id, delivery_id)
             if earlier is None:
                 raise
+            return earlier
+        return None
+
+    async def deliver_from(
+        self, claims: Claims, context: Context, headers: dict[str, str], request: RowsRequest
+    ) -> MeteredResponse:
+        """:meth:`deliver` for what :meth:`authorize` gave."""
+        key = checked_key(request.delivery_id)
+        format_ = negotiate(request.accept)
+        earlier = await self.admit(claims, request.delivery_id)
         order = (claims, context, request, format_, key)
         if context.unit is Unit.MILLISECOND:
             page, whole, outcome = await self._timed(*order, earlier)
@@ -226,7 +244,7 @@ class RowsService:
         Raises QuotaExhausted (402) when that was too little.
         """
         question = self._question(context, request, format_)
-        limit_ms = self._engine.timeout_s * 1_000
+        limit_ms = self.engine.timeout_s * 1_000
         planned = self._fact(claims, context, _unanswered(question), key, limit_ms)
         outcome = earlier or await reserve_up_to(
             self._kernel,
@@ -262,7 +280,7 @@ class RowsService:
             await self._meter.admit(claims.grant_id, claims.token_id)
         condition = both(context.only, compile_filter(request.filter, context.columns))
         path = await self._kernel.blobs.local_path(context.blob_key)
-        return RowCount(count=await self._engine.count(sql.count_query(str(path), condition)))
+        return RowCount(count=await self.engine.count(sql.count_query(str(path), condition)))
 
     async def authorize(self, request: RowsRequest) -> tuple[Claims, Context, dict[str, str]]:
         """Token, rate, limits, policy: what every way out asks first, with its rate headers.
@@ -286,16 +304,23 @@ class RowsService:
         limits.require(request.operation, request.address)
         if request.grant_id is not None and request.grant_id != claims.grant_id:
             raise TokenForOtherGrant(param="grant_id")
-        context = await self._context((claims.grant_id, request.version))
+        context = await self.scoped(claims, request.version)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
         evaluate(context.at_delivery, access)
-        if limits.narrow:
-            context = replace(
-                context,
-                columns=limits.scoped(context.columns),
-                only=limits.only(context.columns),
-            )
         return claims, context, window.headers()
+
+    async def scoped(self, claims: Claims, number: int | None) -> Context:
+        """A version as far as the token may read it.
+
+        Raises GrantNotFound, VersionNotFound (404), PolicyRefused, PartySuspended (403).
+        """
+        context = await self._context((claims.grant_id, number))
+        limits = await door_of(self._kernel).limits(claims.token_id)
+        if not limits.narrow:
+            return context
+        return replace(
+            context, columns=limits.scoped(context.columns), only=limits.only(context.columns)
+        )
 
     async def _context(self, which: _Which) -> Context:
         known = self._contexts.get(which)
@@ -354,7 +379,7 @@ class RowsService:
         self, context: Context, question: Question, *, limit_s: float | None = None
     ) -> tuple[_Page, int]:
         """The page, and the nanoseconds that its query took; ``limit_s`` bounds these."""
-        path = await self._kernel.blobs.local_path(context.blob_key)
+        path = context.file or await self._kernel.blobs.local_path(context.blob_key)
         query = sql.page_query(
             str(path),
             select=question.chosen,
@@ -364,7 +389,7 @@ class RowsService:
             after=question.after,
             limit=question.limit,
         )
-        table, took_ns = await self._engine.timed_table(query, limit_s=limit_s)
+        table, took_ns = await self.engine.timed_table(query, limit_s=limit_s)
         has_more = table.num_rows > question.limit
         table = table.slice(0, question.limit)
         next_after, place = None, None
@@ -390,7 +415,7 @@ class RowsService:
             body = encode(shown, format_, marks)
             return body, hashlib.sha256(body).hexdigest()
 
-        return await self._engine.in_thread(made)
+        return await self.engine.in_thread(made)
 
     def _replay(
         self, earlier: Earlier, page: _Page, headers: dict[str, str], *, unit: Unit

@@ -68,6 +68,7 @@ _RULES = {
     "filter_invalid": "the columns of the data",
     "format_not_offered": "any Accept is well-formed",
     "insufficient_funds": "the balance",
+    "key_invalid": "the columns of the data",
     "lots_off_step": "see price_off_tick",
     "month_unknown": "the time",
     "invitee_unknown": "who is registered",
