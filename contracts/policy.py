@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import Field, StringConstraints
 
 from contracts.errors import PolicyRefused
-from listings.schemas import ResaleClause
+from listings.schemas import FingerprintClause, ResaleClause
 from market.kernel.schemas import Schema
 
 Purpose = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
@@ -61,6 +61,9 @@ class Policy(Schema):
     )
     resale: ResaleClause | None = Field(
         default=None, description="null: units stay with the buyer."
+    )
+    fingerprint: FingerprintClause | None = Field(
+        default=None, description="Marks by which the buyer's copy is recognized; null: none."
     )
     versions: Literal["pinned", "follow_latest"] = Field(
         default="pinned", description="Which versions may be read (docs/versions.md)."

@@ -181,3 +181,10 @@ PARSE_REFUSALS: dict[str, type[MarketError]] = {
         UploadEmpty,
     )
 }
+
+
+class FingerprintInvalid(Invalid):
+    """A fingerprint marks numbers of rows that columns of the version tell apart."""
+
+    code, title = "fingerprint_invalid", "The version's columns cannot be marked like this"
+    default_hint = "Name key columns, and numeric columns with a tolerance that their type has."

@@ -333,6 +333,37 @@ class ResaleClause(Schema):
     )
 
 
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern="^[^\x00]*$")]
+
+
+class MarkedColumn(Schema):
+    """A numeric column of which values may be changed, each by no more than ``tolerance``."""
+
+    name: ColumnName
+    tolerance: Annotated[
+        str,
+        StringConstraints(pattern=r"^(?:[1-9][0-9]{0,11}|(?:0|[1-9][0-9]{0,11})\.[0-9]{0,11}[1-9])$"),
+        Field(examples=["0.01"], description="A decimal number above zero."),
+    ]
+
+
+class FingerprintClause(Schema):
+    """Each buyer's copy carries marks of its own, by which a leaked one can be recognized.
+
+    Rows are known by ``keys``, whose values are never changed (docs/fingerprint.md).
+    """
+
+    keys: Annotated[list[ColumnName], Field(min_length=1, max_length=8)]
+    columns: Annotated[list[MarkedColumn], Field(min_length=1, max_length=16)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [*self.keys, *(column.name for column in self.columns)]
+        if len(set(names)) != len(names):
+            raise ValueError("a column is named twice")
+        return self
+
+
 class Policy(Schema):
     """What a buyer may do with the data. What is not allowed here is forbidden."""
 
@@ -376,6 +407,10 @@ class Policy(Schema):
         default=14,
         description="A version that removes or retypes a column is followed so many days after it "
         "was certified.",
+    )
+
+    fingerprint: FingerprintClause | None = Field(
+        default=None, description="Marks by which a buyer's copy is recognized; null: none."
     )
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
-"""Which value of which row is changed for which buyer, and whose marks a leaked copy carries. Pure.
+"""Which value of which row is changed for which agreement, and whose marks a copy carries. Pure.
 
 A row is known by its key columns, which are never changed. The exchange's key chooses one row in
 ``SPACING`` and, of it, one of the columns that the seller named; there the parity of
-``round(value / step)`` becomes a bit that depends on key, buyer and row. The original is not needed
+``round(value / step)`` becomes a bit that depends on key, agreement and row. The original is not needed
 to read it back: by chance half of the bits agree, whatever the values are, because the bits are
 independent of them. (After Agrawal, Haas and Kiernan, "Watermarking relational data", 2003.)
 
@@ -21,8 +21,10 @@ from uuid import UUID
 
 import pyarrow as pa
 
-# One row in so many is marked: 1 % of 20,000 rows leaves about 50 bits; for 100 buyers 37 do.
+# One row in so many is marked: 1 % of 20,000 rows leaves about 50 bits; for 100 agreements 37 do.
 SPACING = 4
+# More make no verdict surer that is sure, and cost every candidate a hash each.
+BITS_MAX = 2_000
 # A wrong name is worse than none: the chance that any of the candidates is named by accident.
 FALSE_ALARM = 1e-6
 
@@ -54,16 +56,20 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How many marks of a buyer were found; ``chance`` that so many agree by accident."""
+    """How many marks of an agreement were found; ``chance`` that so many agree by accident."""
 
-    buyer: UUID
+    agreement: UUID
     agreeing: int
     bits: int
     chance: float
 
 
-def mark(table: pa.Table, scheme: Scheme, key: bytes, buyer: UUID) -> pa.Table:
-    """The buyer's copy of the rows. Null and not finite values stay as they are.
+# What a sample shows, by the identity of its rows.
+Marks = dict[bytes, tuple["_Row", int]]
+
+
+def mark(table: pa.Table, scheme: Scheme, key: bytes, agreement: UUID) -> pa.Table:
+    """The agreement's copy of the rows. Null and not finite values stay as they are.
 
     Raises KeyError for a column that is not there, ValueError for one that is not numeric, or an
     integer one with a tolerance that is not whole.
@@ -75,7 +81,7 @@ def mark(table: pa.Table, scheme: Scheme, key: bytes, buyer: UUID) -> pa.Table:
         column, values = row.column, changed[row.column.name]
         value = values[number]
         cell = _cell(value, column.step)
-        if cell is not None and cell % 2 != row.bit(key, buyer):
+        if cell is not None and cell % 2 != row.bit(key, agreement):
             values[number] = _moved(value, column.step, up=row.up)
     for name, values in changed.items():
         place = table.schema.get_field_index(name)
@@ -85,30 +91,44 @@ def mark(table: pa.Table, scheme: Scheme, key: bytes, buyer: UUID) -> pa.Table:
 
 
 def detect(
-    table: pa.Table, scheme: Scheme, key: bytes, buyers: Iterable[UUID]
+    table: pa.Table, scheme: Scheme, key: bytes, agreements: Iterable[UUID]
 ) -> tuple[Verdict | None, list[Verdict]]:
     """Whose copy the rows are of, and all candidates, the likeliest first.
 
-    Nobody is named unless chance is below ``FALSE_ALARM`` for all candidates together. Raises
-    KeyError for a column that is not there.
+    Nobody is named unless chance is below ``FALSE_ALARM`` for all candidates together. Marks of
+    columns that are not there are not looked for. Raises KeyError for a key column that is not
+    there.
     """
-    found: list[tuple[_Row, int]] = []
+    return judge(read(table, scheme, key), key, agreements)
+
+
+def read(table: pa.Table, scheme: Scheme, key: bytes) -> Marks:
+    """The marks of a sample, by row: one that was copied many times is one observation."""
+    present = set(table.column_names)
+    found: Marks = {}
     for number, row in _rows(table, scheme, key):
-        cell = _cell(table[row.column.name][number].as_py(), row.column.step)
-        if cell is not None:
-            found.append((row, cell % 2))
-    # A row that was copied many times is one observation.
-    bits = list({row.identity: (row, bit) for row, bit in found}.values())
-    verdicts = [_verdict(buyer, bits, key) for buyer in dict.fromkeys(buyers)]
+        if row.column.name in present:
+            cell = _cell(table[row.column.name][number].as_py(), row.column.step)
+            if cell is not None and len(found) < BITS_MAX:
+                found[row.identity] = (row, cell % 2)
+    return found
+
+
+def judge(
+    marks: Marks, key: bytes, agreements: Iterable[UUID]
+) -> tuple[Verdict | None, list[Verdict]]:
+    """As :func:`detect`, of marks that were read."""
+    bits = list(marks.values())
+    verdicts = [_verdict(agreement, bits, key) for agreement in dict.fromkeys(agreements)]
     verdicts.sort(key=lambda verdict: (verdict.chance, -verdict.agreeing))
     if not verdicts or verdicts[0].chance * len(verdicts) > FALSE_ALARM:
         return None, verdicts
     return verdicts[0], verdicts
 
 
-def _verdict(buyer: UUID, bits: Sequence[tuple[_Row, int]], key: bytes) -> Verdict:
-    agreeing = sum(row.bit(key, buyer) == bit for row, bit in bits)
-    return Verdict(buyer, agreeing, len(bits), _tail(agreeing, len(bits)))
+def _verdict(agreement: UUID, bits: Sequence[tuple[_Row, int]], key: bytes) -> Verdict:
+    agreeing = sum(row.bit(key, agreement) == bit for row, bit in bits)
+    return Verdict(agreement, agreeing, len(bits), _tail(agreeing, len(bits)))
 
 
 def _tail(agreeing: int, bits: int) -> float:
@@ -125,8 +145,8 @@ class _Row:
     column: Marked
     up: bool
 
-    def bit(self, key: bytes, buyer: UUID) -> int:
-        return _keyed(key, b"bit", buyer.bytes + self.identity)[0] & 1
+    def bit(self, key: bytes, agreement: UUID) -> int:
+        return _keyed(key, b"bit", agreement.bytes + self.identity)[0] & 1
 
 
 def _rows(table: pa.Table, scheme: Scheme, key: bytes) -> Iterable[tuple[int, _Row]]:
@@ -160,5 +180,7 @@ def _require_type(field: pa.Field, column: Marked) -> None:
     if pa.types.is_integer(field.type):
         if column.step != column.step.to_integral_value():
             raise ValueError(f"the tolerance of {column.name} is not whole")
+    elif pa.types.is_decimal(field.type) and -int(column.step.as_tuple().exponent) > field.type.scale:
+        raise ValueError(f"the tolerance of {column.name} has more digits than its values")
     elif not (pa.types.is_float64(field.type) or pa.types.is_decimal(field.type)):
         raise ValueError(f"the column {column.name} is not numeric")

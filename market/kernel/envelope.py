@@ -51,7 +51,7 @@ class Envelope:
         there is no key, ValueError when a file holds something else.
         """
         if create and not any(folder.glob("*.key")):
-            _create_key(folder / "0001.key")
+            create_key(folder / "0001.key")
         found = {
             path.name: bytes.fromhex(path.read_text().strip())
             for path in sorted(folder.glob("*.key"))
@@ -105,7 +105,8 @@ def _decrypt(key: bytes, sealed: bytes, context: bytes) -> bytes:
         raise SecretsUnavailable("The stored secret is damaged or out of place.") from error
 
 
-def _create_key(path: Path) -> None:
+def create_key(path: Path) -> None:
+    """A new random key of KEY_BYTES in hex; an existing file stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Written aside and linked: two processes at first start agree on one key.
     draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         default=None,
         description="Keys that seal stored secrets; created under home in the sandbox.",
     )
+    fingerprint_key_file: Path | None = Field(
+        default=None,
+        description="The key that chooses buyers' marks (64 hex digits), never to be changed; "
+        "created under home in the sandbox.",
+    )
     upstream_loopback: bool = Field(
         default=False, description="Upstreams may be on this machine: tests and demonstrations."
     )

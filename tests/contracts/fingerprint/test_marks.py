@@ -11,7 +11,7 @@ from contracts.fingerprint.marks import Marked, Scheme, detect, mark
 
 KEY = bytes(range(32))
 SCHEME = Scheme(("id",), (Marked("delay", Decimal(1)), Marked("fare", Decimal("0.01"))))
-BUYERS = [UUID(int=n) for n in range(1, 101)]
+AGREEMENTS = [UUID(int=n) for n in range(1, 101)]
 ROWS = 40_000
 
 
@@ -35,28 +35,28 @@ def _sample(table: pa.Table, seed: int, share: float = 0.01) -> pa.Table:
 
 @pytest.mark.parametrize("number", [0, 41, 99])
 def test_one_percent_names_the_right_one_of_a_hundred(original: pa.Table, number: int) -> None:
-    copy = mark(original, SCHEME, KEY, BUYERS[number])
+    copy = mark(original, SCHEME, KEY, AGREEMENTS[number])
     for seed in range(5):
-        named, all_ = detect(_sample(copy, seed), SCHEME, KEY, BUYERS)
+        named, all_ = detect(_sample(copy, seed), SCHEME, KEY, AGREEMENTS)
         assert named is not None
-        assert named.buyer == BUYERS[number]
+        assert named.agreement == AGREEMENTS[number]
         assert named.agreeing == named.bits
         assert len(all_) == 100
 
 
 def test_an_untouched_copy_and_another_key_name_nobody(original: pa.Table) -> None:
-    copy = mark(original, SCHEME, KEY, BUYERS[0])
+    copy = mark(original, SCHEME, KEY, AGREEMENTS[0])
     for table, key in ((original, KEY), (copy, bytes(32)), (copy.slice(0, 0), KEY)):
-        assert detect(table, SCHEME, key, BUYERS)[0] is None
+        assert detect(table, SCHEME, key, AGREEMENTS)[0] is None
         assert (
-            detect(_sample(table, 1) if table.num_rows else table, SCHEME, key, BUYERS)[0] is None
+            detect(_sample(table, 1) if table.num_rows else table, SCHEME, key, AGREEMENTS)[0] is None
         )
-    assert detect(copy, SCHEME, KEY, BUYERS[1:])[0] is None
+    assert detect(copy, SCHEME, KEY, AGREEMENTS[1:])[0] is None
     assert detect(copy, SCHEME, KEY, [])[0] is None
 
 
 def test_changes_stay_within_the_tolerance_and_off_the_keys(original: pa.Table) -> None:
-    copy = mark(original, SCHEME, KEY, BUYERS[3])
+    copy = mark(original, SCHEME, KEY, AGREEMENTS[3])
     assert copy.schema == original.schema
     assert copy.select(["id", "carrier"]) == original.select(["id", "carrier"])
     changed = 0
@@ -68,14 +68,14 @@ def test_changes_stay_within_the_tolerance_and_off_the_keys(original: pa.Table) 
                 assert abs(after - before) == pytest.approx(step)
     # One row in four is chosen, and half of those have the right bit already.
     assert ROWS / 9 < changed < ROWS / 7
-    assert mark(original, SCHEME, KEY, BUYERS[3]) == copy
-    assert mark(original, SCHEME, KEY, BUYERS[4]) != copy
+    assert mark(original, SCHEME, KEY, AGREEMENTS[3]) == copy
+    assert mark(original, SCHEME, KEY, AGREEMENTS[4]) != copy
 
 
 def test_copies_of_one_row_are_one_observation(original: pa.Table) -> None:
-    copy = mark(original, SCHEME, KEY, BUYERS[3])
+    copy = mark(original, SCHEME, KEY, AGREEMENTS[3])
     repeated = pa.concat_tables([copy.slice(0, 40)] * 50)
-    named, all_ = detect(repeated, SCHEME, KEY, BUYERS)
+    named, all_ = detect(repeated, SCHEME, KEY, AGREEMENTS)
     assert named is None
     assert all_[0].bits < 40
 
@@ -90,4 +90,4 @@ def test_schemes_that_cannot_hold_are_refused(original: pa.Table) -> None:
         (Marked("carrier", Decimal(1)), "not numeric"),
     ):
         with pytest.raises(ValueError, match=reason):
-            mark(original, Scheme(("id",), (column,)), KEY, BUYERS[0])
+            mark(original, Scheme(("id",), (column,)), KEY, AGREEMENTS[0])
