@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
 
@@ -41,9 +42,10 @@ class Introspection(Schema):
 
 async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspection:
     """Whether the token could be used now; another party's or a foreign token is inactive."""
-    token_id = await _token_id(kernel, token)
-    if token_id is None:
+    presented = await _presented(kernel, token)
+    if presented is None:
         return Introspection(active=False)
+    token_id, expires_at = presented
     await grants.settle_buffered(kernel)
     async with kernel.unit_of_work() as uow:
         row = await uow.session.get(DeliveryToken, token_id)
@@ -51,6 +53,7 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
         if row is None or grant is None or party_id not in (grant.buyer_id, grant.seller_id):
             return Introspection(active=False)
         end = min(row.expires_at, grant.expires_at, row.ends_at or row.expires_at)
+        end = min(end, expires_at or end)
         ended = row.revoked_at is not None or end <= uow.now
         # With nothing left to spend, it still counts rows and repeats what was paid for.
         if ended or grant.status not in {GrantStatus.ACTIVE, GrantStatus.EXHAUSTED}:
@@ -75,21 +78,23 @@ async def introspect(kernel: Kernel, party_id: UUID, token: str) -> Introspectio
 
 async def revoke_presented(kernel: Kernel, actor: Actor, token: str) -> None:
     """End the token if it is the actor's; RFC 7009 §2.2: any other is answered alike."""
-    token_id = await _token_id(kernel, token)
-    if token_id is not None:
+    presented = await _presented(kernel, token)
+    if presented is not None:
         try:
-            await revoke(kernel, actor, token_id)
+            await revoke(kernel, actor, presented[0])
         except TokenNotFound:
             return
 
 
-async def _token_id(kernel: Kernel, token: str) -> UUID | None:
+async def _presented(kernel: Kernel, token: str) -> tuple[UUID, datetime | None] | None:
+    """Which token it is, and when this text of it expires by itself, if it says so."""
     try:
         if token.startswith(KEY_PREFIX):
             digest = key_sha256(token)
             async with kernel.unit_of_work() as uow:
                 row = await find_key(uow, digest)
-            return None if row is None else row.id
-        return read_claims(kernel.keys.verify(TYP, token)).token_id
+            return None if row is None else (row.id, None)
+        claims = read_claims(kernel.keys.verify(TYP, token))
+        return claims.token_id, datetime.fromtimestamp(claims.expires_at_s, UTC)
     except InvalidToken:
         return None

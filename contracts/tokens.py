@@ -58,6 +58,13 @@ class Claims:
     party_id: UUID
     purpose: str | None
     expires_at_s: int
+    # Of the token that this one, of an exchange, stands for.
+    client_expires_at_s: int | None = None
+
+    @property
+    def last_s(self) -> int:
+        """When its holder can no longer get in: short-lived tokens are replaced until then."""
+        return self.client_expires_at_s or self.expires_at_s
 
 
 class TokenVerifier:
@@ -90,6 +97,7 @@ def read_claims(payload: dict[str, Any]) -> Claims:
             party_id=parse("pty", payload["sub"]),
             purpose=payload.get("purpose"),
             expires_at_s=int(payload["exp"]),
+            client_expires_at_s=payload.get("client_exp"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidToken("The token's claims are not ours.") from error
@@ -182,14 +190,7 @@ async def _issue(
     left_s = int((grant.expires_at - uow.now).total_seconds())
     ttl_s = max(1, min(body.ttl_s, left_s))
     token_id = new_id()
-    payload: dict[str, object] = {
-        "jti": show("tok", token_id),
-        "aud": show("grt", grant.id),
-        "sub": show("pty", grant.buyer_id),
-        "agr": show("agr", grant.agreement_id),
-    }
-    if body.purpose is not None:
-        payload["purpose"] = body.purpose
+    payload = _payload(token_id, grant, body.purpose)
     key = body.form == "key"
     secret = mint_key() if key else kernel.keys.sign(TYP, payload, ttl_s=ttl_s)
     row = DeliveryToken(
@@ -207,6 +208,23 @@ async def _issue(
     )
     uow.session.add(row)
     return MintedToken(**_view(row, quota).model_dump(), token=secret)
+
+
+def _payload(token_id: UUID, grant: Grant, purpose: str | None) -> dict[str, object]:
+    payload: dict[str, object] = {
+        "jti": show("tok", token_id),
+        "aud": show("grt", grant.id),
+        "sub": show("pty", grant.buyer_id),
+        "agr": show("agr", grant.agreement_id),
+    }
+    return payload if purpose is None else {**payload, "purpose": purpose}
+
+
+def sign_access(kernel: Kernel, row: DeliveryToken, grant: Grant, *, ttl_s: int) -> str:
+    """A signed token for ``ttl_s`` seconds that stands for ``row``: the same id, limits and end."""
+    payload = _payload(row.id, grant, row.purpose)
+    payload["client_exp"] = int(row.expires_at.timestamp())
+    return kernel.keys.sign(TYP, payload, ttl_s=ttl_s)
 
 
 async def _check_mintable(uow: UnitOfWork, grant: Grant) -> None:

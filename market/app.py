@@ -21,7 +21,7 @@ from contracts.bulk import endpoints as bulk_endpoints
 from contracts.changes import endpoints as change_endpoints
 from contracts.metering import close_meter
 from contracts.proxy import endpoints as proxy_endpoints
-from contracts.sharing import endpoints as sharing_endpoints
+from contracts.sharing import endpoints as sharing_endpoints, oauth_endpoints as sharing_oauth
 from contracts.versions import endpoints as version_endpoints
 from listings import endpoints as listing_endpoints
 from market.auctions import endpoints as auction_endpoints
@@ -93,6 +93,7 @@ ROUTERS = (
     version_endpoints.router,
     change_endpoints.router,
     sharing_endpoints.router,
+    sharing_oauth.router,
     usage_hold_endpoints.router,
     settlement_endpoints.router,
     rail_endpoints.router,

@@ -51,7 +51,8 @@ async def _opened(
 TableDep = Annotated[Table, Depends(_opened)]
 
 
-def _base_url(http: Request, kernel: KernelDep) -> str:
+def base_url(http: Request, kernel: KernelDep) -> str:
+    """Where clients reach this market, without a slash at the end."""
     return (kernel.settings.public_url or str(http.base_url)).rstrip("/")
 
 
@@ -78,7 +79,7 @@ async def download_sharing_profile(
     expires = datetime.fromtimestamp(table.claims.expires_at_s, UTC)
     return SharingProfile(
         shareCredentialsVersion=1,
-        endpoint=f"{_base_url(http, kernel)}{PREFIX}",
+        endpoint=f"{base_url(http, kernel)}{PREFIX}",
         bearerToken=bearer.credentials,
         expirationTime=expires.isoformat().replace("+00:00", "Z"),
     )
@@ -231,8 +232,8 @@ async def query_table(
     objects = delta.head(table_id=table.table_id, name=table.name, fields=table.fields)
     if made.blob_key is not None:
         now_s = kernel.clock.timestamp_s()
-        expires_at_s = min(now_s + links.LINK_TTL_S, table.claims.expires_at_s)
-        url = links.sign(kernel, _base_url(http, kernel), made.id, expires_at_s=expires_at_s)
+        expires_at_s = min(now_s + links.LINK_TTL_S, table.claims.last_s)
+        url = links.sign(kernel, base_url(http, kernel), made.id, expires_at_s=expires_at_s)
         file = {
             "url": url,
             "id": made.query_sha256[:32],

@@ -8,8 +8,10 @@ sending a byte again is free, and a whole file costs exactly the rows in it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import update
@@ -90,12 +92,9 @@ async def reserve(kernel: Kernel, query: ShareQuery, span: ranges.Range) -> Piec
         if query.charged >= query.units or ranges.size_of(after) == query.covered_bytes:
             return Piece(span, None, None, time.monotonic() + meter.hold_s)
         key = f"{query.id.hex}.{span[0]:x}-{span[1]:x}.{query.covered_bytes:x}"
-        # A few bytes may round to nothing alone, and to a unit beside a concurrent piece.
         fact = _fact(kernel, query, key, span, max(1, units))
         try:
-            outcome = await reserve_once(
-                kernel, fact, delivery_id=key, seller_safe=query.seller_safe
-            )
+            outcome = await _reserve(kernel, query, fact)
         except DeliveryInProgress:
             if time.monotonic() > until:
                 raise
@@ -112,6 +111,18 @@ async def reserve(kernel: Kernel, query: ShareQuery, span: ranges.Range) -> Piec
             await meter.release(outcome)
             raise MeterUnavailable("The reservation ended before the file was ready.")
         return Piece(span, outcome, fact, outcome.deadline - SEND_MARGIN_S)
+
+
+async def _reserve(kernel: Kernel, query: ShareQuery, fact: Fact) -> Hold | Earlier:
+    """A unit more than the piece costs by itself, if there is one: beside a concurrent piece its
+    bytes may round to that, floor(a + b) <= floor(a) + floor(b) + 1.
+    """
+    whole = partial(reserve_once, kernel, delivery_id=fact.key, seller_safe=query.seller_safe)
+    # What is billed without proof must not be more than the piece.
+    if not query.seller_safe and fact.units < query.units - query.charged:
+        with contextlib.suppress(QuotaExhausted):
+            return await whole(replace(fact, units=fact.units + 1))
+    return await whole(fact)
 
 
 async def settle(kernel: Kernel, query: ShareQuery, piece: Piece, sent: int, sha256: str) -> None:

@@ -122,6 +122,7 @@ _ROLES = {
         "GET /v1/delivery/rows/count",
         "POST /v1/delivery/proxy/{operation}",
         "GET /v1/delta-sharing/profile",
+        "GET /v1/delta-sharing/profile/oauth",
         "GET /v1/delta-sharing/shares",
         "GET /v1/delta-sharing/shares/{share}",
         "GET /v1/delta-sharing/shares/{share}/all-tables",

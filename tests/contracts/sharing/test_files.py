@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -171,6 +172,41 @@ async def test_a_piece_whose_sender_died_is_seller_safes_and_paid_once(
 
 def _id_of(file: dict[str, Any]) -> UUID:
     return UUID(hex=file["url"].split("/")[-1].split(".")[0])
+
+
+@pytest.mark.parametrize("parts", [2, 4, 7])
+async def test_pieces_at_the_same_time_cost_the_whole_file(
+    wire: httpx.AsyncClient, kernel: Kernel, parts: int
+) -> None:
+    # 7 rows in 4 equal pieces: each is 1 by itself, all are 7.
+    small = await make_trade(kernel, lots=1, lot_units=50)
+    file = await query(wire, small, await mint(kernel, small), limitHint=7)
+    made = await files.find(kernel, _id_of(file))
+    edges = [made.byte_count * at // parts for at in range(parts + 1)]
+    pieces = [await files.reserve(kernel, made, span) for span in itertools.pairwise(edges)]
+    for piece in pieces:
+        await files.settle(kernel, made, piece, piece.span[1] - piece.span[0], "0" * 64)
+    units = 7
+    assert await charged(kernel, small, units) == units
+
+
+async def test_the_last_units_of_a_grant_are_enough_for_its_last_piece(
+    wire: httpx.AsyncClient, kernel: Kernel
+) -> None:
+    small = await make_trade(kernel, lots=1, lot_units=8)
+    token = await mint(kernel, small)
+    made, beside = [
+        await files.find(kernel, _id_of(await query(wire, small, token, limitHint=rows)))
+        for rows in (7, 4)
+    ]
+    size, other = made.byte_count * 6 // 7 - 1, beside.byte_count * 3 // 4 - 1
+    piece = await files.reserve(kernel, made, (0, size))
+    # A unit more than it costs is set aside for the first, and none is left for the second.
+    rest = await files.reserve(kernel, beside, (0, other))
+    for one, of in ((piece, made), (rest, beside)):
+        await files.settle(kernel, of, one, one.span[1] - one.span[0], "0" * 64)
+    owed = 5 + 2
+    assert await charged(kernel, small, owed) == owed
 
 
 async def test_what_cannot_be_repeated_any_more_is_swept(
