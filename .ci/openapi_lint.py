@@ -22,11 +22,12 @@ PAGE_LIMIT_MAX = 200
 # Rows of data are delivered in larger pages than objects (settings.delivery_page_max_rows), and
 # the changes of a book are small: a client that fell behind catches up in few requests.
 PAGE_LIMITS = {
+    "/v1/delivery/changes": 100_000,
     "/v1/delivery/rows": 100_000,
     "/v1/instruments/{plan_id}/book/updates": 1_000,
 }
 # POSTs without the header, which the code must declare too (`x-idempotent: false`): the token
-# endpoint (RFC 6749) and introspection change nothing, a token that is revoked twice is revoked,
+# endpoints (RFC 6749) and introspection change nothing, a token that is revoked twice is revoked,
 # and their standards know no such header; Stripe's events carry an id of their own, UNIQUE with
 # their source, and a hundred copies at once are stored once
 # (tests/settlement/rails/test_webhooks.py); a query of Delta Sharing charges nothing, and its
@@ -39,6 +40,7 @@ KEYLESS_POSTS = frozenset(
         "/oauth2/token",
         "/v1/delivery/proxy/{operation}",
         "/v1/webhooks/stripe/{source}",
+        "/v1/delta-sharing/oauth/token",
         "/v1/delta-sharing/shares/{share}/schemas/{schema}/tables/{table_name}/query",
     }
 )

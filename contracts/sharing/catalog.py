@@ -12,15 +12,22 @@ from uuid import UUID
 from contracts.delivery.columns import Column
 from contracts.delivery.door import door_of
 from contracts.delivery.filter import Condition
-from contracts.delivery.rows import RowsRequest, rows_service
-from contracts.errors import QuotaExhausted, TokenExpired
+from contracts.delivery.rows import Context, RowsRequest, rows_service
+from contracts.errors import PolicyRefused, QuotaExhausted, TokenExpired
 from contracts.metering import meter_of
 from contracts.models import Grant, Unit
 from contracts.sharing.delta import Field, fields_of
-from contracts.sharing.errors import ShareNotFound, SharingRequestInvalid, SharingTokenExpired
+from contracts.sharing.errors import (
+    ShareNotFound,
+    SharingRequestInvalid,
+    SharingTokenExpired,
+    VersionNotShared,
+)
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
+from contracts.versions.granted import NUMBER_MAX
 from listings import offers
+from listings.errors import VersionNotFound
 from listings.models import Product
 from market.kernel.context import Kernel
 from market.kernel.ids import show
@@ -33,7 +40,7 @@ _PAGE_TOKEN = re.compile(r"^at-([0-9]{1,6})$")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The table of a token: names, columns, the one version that its grant is about.
+    """The table of a token: names, columns, the one version that is read.
 
     ``columns``, ``fields`` and the rows that ``only`` selects are those that the token may read;
     ``rows`` are the version's. ``narrow``: that may be less than the whole version.
@@ -85,6 +92,26 @@ async def table_of(kernel: Kernel, token: str, *, address: str | None) -> Table:
         raise SharingTokenExpired from error
     except QuotaExhausted:
         pass
+    return await _table(kernel, claims, context)
+
+
+async def at_version(kernel: Kernel, table: Table, number: int) -> Table:
+    """The table as of another version. Raises VersionNotShared (400) if the grant has none such."""
+    if number == table.version:
+        return table
+    shared = f"Shared is version {table.version}"
+    if not 1 <= number <= NUMBER_MAX:
+        raise VersionNotShared(f"{shared}.", param="version")
+    try:
+        context = await rows_service(kernel).scoped(table.claims, number)
+    except (PolicyRefused, VersionNotFound) as error:
+        raise VersionNotShared(
+            f"{shared}. {error.detail or ''}".strip(), param="version"
+        ) from error
+    return await _table(kernel, table.claims, context)
+
+
+async def _table(kernel: Kernel, claims: Claims, context: Context) -> Table:
     limits = await door_of(kernel).limits(claims.token_id)
     # Not the mapping itself, which refuses to be asked for a hidden column.
     readable = set(context.columns)

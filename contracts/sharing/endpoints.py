@@ -12,7 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 from contracts.delivery.bearer import delivery_bearer, peer_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.sharing import delta, files, links, queries, ranges
-from contracts.sharing.catalog import SCHEMA_NAME, Table, listing, table_of
+from contracts.sharing.catalog import SCHEMA_NAME, Table, at_version, listing, table_of
 from contracts.sharing.errors import RangeUnsatisfiable, SharingRequestInvalid
 from contracts.sharing.response import MEDIA_TYPE, FileResponse, next_piece
 from contracts.sharing.routes import SharingRoute
@@ -178,7 +178,7 @@ async def show_table_version(
         str | None, Query(alias="startingTimestamp", max_length=64)
     ] = None,
 ) -> Response:
-    """The table's version in a header: the grant's, whose number never changes."""
+    """The table's version in a header: the one that the grant reads now."""
     table.require(share, schema, table_name)
     if starting_timestamp is not None and queries.moment(starting_timestamp) > table.version_at:
         raise SharingRequestInvalid("The version is older.", param="startingTimestamp")
@@ -220,6 +220,8 @@ async def query_table(
     """
     table.require(share, schema, table_name)
     body = body or ShareQueryBody()
+    if body.version is not None and body.timestamp is None:
+        table = await at_version(kernel, table, body.version)
     asked = queries.Asked(
         version=body.version,
         timestamp=body.timestamp,
@@ -248,7 +250,7 @@ async def query_table(
 
 @router.get(f"{_TABLE}/changes", responses=_REFUSALS)
 async def show_table_changes(table: TableDep, share: Name, schema: Name, table_name: Name) -> None:
-    """Always refused: tables here have one version, and so no change data feed."""
+    """Always refused: changes are read at `/v1/delivery/changes`."""
     table.require(share, schema, table_name)
     raise SharingRequestInvalid("The table has no change data feed.", param="startingVersion")
 

@@ -11,6 +11,7 @@ import pytest
 from contracts.sharing import oauth, oauth_endpoints
 from contracts.sharing.oauth_endpoints import TOKEN_PATH
 from contracts.token_keys import mint_key
+from contracts.token_limits import WayOut
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 from tests.contracts.factories import Trade, bearer, make_trade, settled
@@ -62,7 +63,7 @@ async def test_a_key_becomes_a_token_of_fifteen_minutes(
         assert answer.headers["pragma"] == "no-cache"
         access = answer.json()
         assert (access["token_type"], access["expires_in"]) == ("Bearer", 900)
-        assert access["scope"] == "rows count sharing proxy bulk"
+        assert access["scope"].split() == [each.value for each in WayOut]
         assert (await read(client, access["access_token"], limit=1))[0] == 200
         found = await ask(client, trade.buyer, access["access_token"])
         assert (found["active"], found["jti"]) == (True, minted["id"])

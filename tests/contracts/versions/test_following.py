@@ -145,3 +145,24 @@ async def test_versions_are_for_the_parties(client: httpx.AsyncClient, kernel: K
     assert (await client.get(path, headers=stranger.headers())).status_code == 404
     wrong = await client.get(path, params={"after": "!"}, headers=trade.seller.headers())
     assert wrong.status_code == 422
+
+
+async def test_sharing_reads_a_named_version(client: httpx.AsyncClient, kernel: Kernel) -> None:
+    for versions, statuses in (("follow_latest", (200, 200, 400)), ("pinned", (200, 400, 400))):
+        trade = await make_follower(kernel, flights_table(10), versions=versions)
+        token = await mint(kernel, trade)
+        wider = flights_table(12).append_column("gate", pa.array(["A1"] * 12))
+        await publish(kernel, trade, wider)
+        base = f"/v1/delta-sharing/shares/{trade.grant}/schemas/data/tables/flight_records"
+        latest = await client.get(f"{base}/version", headers=bearer(token))
+        assert latest.headers["delta-table-version"] == ("1" if versions == "pinned" else "2")
+        for number, status in zip((1, 2, 3), statuses, strict=True):
+            answer = await client.post(
+                f"{base}/query", json={"version": number}, headers=bearer(token)
+            )
+            assert answer.status_code == status, answer.text
+            if status == 200:
+                assert answer.headers["delta-table-version"] == str(number)
+                assert ("gate" in answer.text.splitlines()[1]) == (number == 2)
+            else:
+                assert answer.json()["code"] == "version_not_shared"
