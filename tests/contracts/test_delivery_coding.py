@@ -24,9 +24,17 @@ PARQUET = "application/vnd.apache.parquet"
 
 
 async def fetch(
-    client: httpx.AsyncClient, token: str, coding: str, limit: int = 300, **headers: str
+    client: httpx.AsyncClient,
+    token: str,
+    coding: str,
+    limit: int = 300,
+    *,
+    key: str | None = None,
+    **headers: str,
 ) -> tuple[httpx.Response, bytes]:
     """An answer and its bytes as they came."""
+    if key is not None:
+        headers["Delivery-Id"] = key
     request = client.build_request(
         "GET",
         ROWS,
@@ -131,11 +139,11 @@ async def test_receipts_are_of_the_body_before_coding(
 ) -> None:
     trade = await make_trade(kernel, unit=unit, lots=1)
     token = await mint(kernel, trade)
-    key = {"Delivery-Id": uuid.uuid4().hex}
-    _, data = await fetch(client, token, "zstd", **key)
+    key = uuid.uuid4().hex
+    _, data = await fetch(client, token, "zstd", key=key)
     body = decoded("zstd", data)
     # The same delivery on another way: free, and the receipt is still right.
-    again, data = await fetch(client, token, "gzip", **key)
+    again, data = await fetch(client, token, "gzip", key=key)
     assert (decoded("gzip", data), again.headers["meter-charged"]) == (body, "0")
     (proof,) = await proofs(client, kernel, trade)
     assert proof["body_sha256"] == hashlib.sha256(body).hexdigest()
