@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt, computed_field
 
 from market.kernel.ids import ListingId, PartyId, PlanId
 from market.kernel.money import PPM, AmountMinor, Currency
 from market.kernel.schemas import Schema
 from pricing.models import SHARES_MAX, PlanKind, PlanStatus, Unit
+from pricing.units import WAYS_OUT, CountedUnit, Way, counted, counted_units
 
 LOT_UNITS_MAX = 10**9
 TERM_DAYS_MAX = 3_650
@@ -76,6 +77,18 @@ class PlanView(Schema):
     status: PlanStatus
     created_at: datetime
     retired_at: datetime | None
+
+    @computed_field(description="What agreements under it count.")
+    def counted_unit(self) -> CountedUnit:
+        return counted(self.unit).unit
+
+    @computed_field(description="One lot in `counted_unit`.")
+    def counted_lot_units(self) -> int:
+        return counted_units(self.unit, self.lot_units)
+
+    @computed_field(description="How it can be delivered; others refuse its unit.")
+    def ways_out(self) -> list[Way]:
+        return list(WAYS_OUT[counted(self.unit).unit])
 
 
 class ShareInput(Schema):

@@ -5,7 +5,7 @@ scaled once, when an agreement is formed; from there on terms, quota, usage, mon
 resale all count in the finer unit.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pricing.models import Unit
 
@@ -13,22 +13,41 @@ MIB_BYTES = 1 << 20
 SECOND_MS = 1_000
 
 
+CountedUnit = Literal["row", "call", "byte", "query", "millisecond", "license"]
+Way = Literal["rows", "sharing", "bulk", "proxy"]
+
+# What has what is counted. A file is no query and takes no time of one; a call of a seller's API
+# has neither rows nor queries. ``proxy`` needs an upstream; every product has a version to read.
+WAYS_OUT: dict[CountedUnit, tuple[Way, ...]] = {
+    "row": ("rows", "sharing", "bulk"),
+    "call": ("rows", "sharing", "bulk", "proxy"),
+    "byte": ("rows", "sharing", "bulk", "proxy"),
+    "query": ("rows", "sharing"),
+    "millisecond": ("rows", "proxy"),
+    "license": ("rows", "sharing", "bulk", "proxy"),
+}
+
+
 class Counted(NamedTuple):
     """What is counted, and how many of it one unit of the plan is."""
 
-    unit: str
+    unit: CountedUnit
     per_unit: int
 
 
-_FINER = {
+_COUNTED = {
+    Unit.ROW: Counted("row", 1),
+    Unit.CALL: Counted("call", 1),
     Unit.MIB: Counted("byte", MIB_BYTES),
+    Unit.QUERY: Counted("query", 1),
     Unit.COMPUTE_SECOND: Counted("millisecond", SECOND_MS),
+    Unit.LICENSE: Counted("license", 1),
 }
 
 
 def counted(unit: Unit) -> Counted:
     """How the meter counts ``unit``: itself, unless it has to be finer."""
-    return _FINER.get(unit, Counted(unit.value, 1))
+    return _COUNTED[unit]
 
 
 def counted_units(unit: Unit, units: int) -> int:

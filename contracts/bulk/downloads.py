@@ -46,6 +46,7 @@ from market.kernel.errors import MarketError
 from market.kernel.ids import new_id, show
 from market.kernel.logging import get_logger
 from market.kernel.security import canonical_json, sha256_hex
+from pricing.units import WAYS_OUT
 
 FORMAT = "bulk"
 _NO_LEASE = UUID(int=0)
@@ -151,7 +152,7 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
 
 def _require_sold(unit: Unit) -> None:
     """Raises UnitRefused (409): a file is no query, and takes none of DuckDB's time."""
-    if unit in (Unit.QUERY, Unit.MILLISECOND):
+    if "bulk" not in WAYS_OUT[unit.value]:
         raise UnitRefused(f"The grant counts in units of a {unit.value}; a file has none.")
 
 

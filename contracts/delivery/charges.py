@@ -52,23 +52,25 @@ async def reserve_up_to(
     """Reserve ``whole.units`` or, if fewer are left, all of these; the hold says how many.
 
     For what is known only afterwards. Raises as
-    :func:`contracts.delivery.once.reserve_once`; QuotaExhausted (402) when nothing is left.
+    :func:`contracts.delivery.once.reserve_once`; QuotaExhausted (402) when nothing is left, or
+    others take it meanwhile.
     """
-    try:
-        return await reserve_once(
-            kernel,
-            whole,
-            delivery_id=delivery_id,
-            seller_safe=seller_safe,
-            sub_lease_units=sub_lease_units,
-        )
-    except QuotaExhausted as refusal:
-        left = refusal.extra.get("remaining")
-        if not isinstance(left, int) or not 0 < left < whole.units:
-            raise
-    return await reserve_once(
-        kernel, replace(whole, units=left), delivery_id=delivery_id, seller_safe=seller_safe
-    )
+    asked = whole
+    while True:
+        try:
+            return await reserve_once(
+                kernel,
+                asked,
+                delivery_id=delivery_id,
+                seller_safe=seller_safe,
+                sub_lease_units=sub_lease_units,
+            )
+        except QuotaExhausted as refusal:
+            # Of the token's own quota or of the grant: first the one, then the other may say so.
+            left = refusal.extra.get("remaining")
+            if not isinstance(left, int) or not 0 < left < asked.units:
+                raise
+            asked = replace(asked, units=left)
 
 
 def remaining_after(hold: Hold, charged: int) -> int | None:

@@ -33,7 +33,6 @@ from contracts.errors import MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
-from contracts.models import Unit
 from contracts.proxy import bounds, caching, kept, secrets, upstreams, violations
 from contracts.proxy.calling import Calls, Request, require_fitting
 from contracts.proxy.calls import AnswerBroken
@@ -54,11 +53,11 @@ from contracts.tokens import Claims
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 from market.kernel.security import canonical_json, sha256_hex
+from pricing.units import WAYS_OUT
 
 SEND_MARGIN_S = 2.0
 _NO_LEASE = UUID(int=0)
 _NOTHING_SHA256 = hashlib.sha256(b"").hexdigest()
-_COUNTED = frozenset({Unit.CALL, Unit.LICENSE, Unit.BYTE, Unit.MILLISECOND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ class ProxyService:
         operation = upstreams.operations_of(upstream).get(request.operation)
         if operation is None:
             raise OperationNotFound(param="operation")
-        if context.unit not in _COUNTED:
+        if "proxy" not in WAYS_OUT[context.unit.value]:
             raise ProxyUnitRefused(f"The grant counts {context.unit.value}s.")
         if upstream.secret is not None and secret is None:
             raise UpstreamSecretMissing(retry_after_s=60)

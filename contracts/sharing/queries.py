@@ -40,6 +40,7 @@ from contracts.sharing.predicates import condition_of
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 from market.kernel.security import canonical_json, sha256_hex
+from pricing.units import WAYS_OUT
 
 # A client waits for its files once, and 500 MB of Parquet are rewritten in some seconds.
 MATERIALIZE_MAX_S = 120
@@ -89,7 +90,7 @@ async def answer(kernel: Kernel, table: Table, asked: Asked) -> ShareQuery:
     DeliveryIdReused (422), DeliveryIdExpired, UnitRefused (409), and as the meter does.
     """
     key = checked_key(asked.delivery_id)
-    if table.unit is Unit.MILLISECOND:
+    if "sharing" not in WAYS_OUT[table.unit.value]:
         raise UnitRefused("The grant counts time; a shared file is read without a query.")
     require_version(table, asked.version, asked.timestamp)
     condition, text = condition_of(asked.json_hint, asked.sql_hints, table.columns)

@@ -95,6 +95,9 @@ async def test_a_seller_offers_metered_and_license_plans(
         "seller_id": world.seller.id,
         "status": "active",
         "retired_at": None,
+        "counted_unit": "row",
+        "counted_lot_units": 1_000,
+        "ways_out": ["rows", "sharing", "bulk"],
         **METERED,
     }
     licensed = await client.post(plans_of(listing_id), json=LICENSE, headers=world.seller.headers())
