@@ -8,6 +8,7 @@ from pydantic.json_schema import SkipJsonSchema
 from contracts import acceptance, grants, receipts, resale_trace, tokens, trace
 from contracts.agreement_states import AgreementStatus
 from contracts.delivery.bearer import SECURITY, peer_of, token_of
+from contracts.delivery.coding import codings_of
 from contracts.delivery.filter import FILTER_MAX_CHARS
 from contracts.delivery.formats import MEDIA_TYPES, Format
 from contracts.delivery.once import DELIVERY_ID_PATTERN
@@ -192,6 +193,7 @@ _HEADERS = {
     "Meter-Charged": "Units charged for this page.",
     "Meter-Remaining": "Units left after it; absent without a bound.",
     "Receipt-Id": "The signed receipt of this delivery.",
+    "Content-Encoding": "zstd or gzip; absent without a coding.",
     "Next-After": "The cursor of the next page; absent on the last.",
 }
 ROWS_RESPONSE: dict[str, Any] = {
@@ -241,6 +243,7 @@ async def deliver_rows(
 
     JSON, NDJSON, CSV, Parquet or an Arrow stream by `Accept`. In CSV, text that a spreadsheet would
     run as a formula gets a leading apostrophe; the other formats carry every value unchanged.
+    Pages of 1 KiB and more are sent in zstd or gzip by `Accept-Encoding`, Parquet as it is.
     """
     request = RowsRequest(
         token=token_of(http),
@@ -251,6 +254,7 @@ async def deliver_rows(
         after=after,
         limit=limit,
         accept=accept,
+        accept_encoding=codings_of(http),
         delivery_id=delivery_id,
         address=peer_of(http),
         version=version,

@@ -11,7 +11,7 @@ PaymentRequired ─ QuotaExhausted ─ TokenQuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
 Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
           ResalePlanMismatch, UsageTooMuch, TokenQuotaTooLarge
-NotAcceptable ─ FormatNotOffered
+NotAcceptable ─ FormatNotOffered, CodingNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
 """
 
@@ -190,6 +190,11 @@ class DeliveryIdExpired(Conflict):
 
 class FormatNotOffered(NotAcceptable):
     code, title = "format_not_offered", "None of the accepted formats is offered"
+
+
+class CodingNotOffered(NotAcceptable):
+    code, title = "coding_not_offered", "None of the accepted content codings is offered"
+    default_hint = "Offered are zstd, gzip and identity."
 
 
 class PageTooLarge(TooLarge):

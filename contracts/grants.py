@@ -2,7 +2,7 @@
 
 A change of access takes effect when its transaction commits, not later: it blocks the meter's
 cache while it holds the grant's row, so from then on every reader asks Postgres and waits for
-the commit. If the cache cannot be reached, ``metering.FRESH_MS`` bounds the delay.
+the commit. If the cache cannot be reached, ``metering_leases.FRESH_MS`` bounds the delay.
 """
 
 from __future__ import annotations

@@ -30,9 +30,6 @@ from market.kernel.errors import MarketError
 from market.kernel.logging import get_logger
 from market.kernel.redis import Redis
 
-# Postgres is asked at least this often per grant, so that a revocation that could not reach
-# Valkey still takes effect.
-FRESH_MS = 2_000
 FLUSH_INTERVAL_S = 0.1
 FLUSH_MAX = 500
 # Facts that may wait for Postgres before deliveries are refused: some seconds of full load.
@@ -364,7 +361,14 @@ class Meter:
                 await self.cache.call(
                     scripts.ACTIVATE,
                     ask.grant_id,
-                    *(answer.lease, answer.units, ask.nonce, answer.gen, FRESH_MS, answer.rest),
+                    *(
+                        answer.lease,
+                        answer.units,
+                        ask.nonce,
+                        answer.gen,
+                        answer.fresh_ms,
+                        answer.rest,
+                    ),
                     *answer.revoked,
                 )
             turn.count += 1
@@ -389,7 +393,7 @@ class Meter:
                 await self.cache.call(
                     scripts.REFRESH,
                     grant_id,
-                    *(block, lease, answer.gen, FRESH_MS, answer.rest),
+                    *(block, lease, answer.gen, answer.fresh_ms, answer.rest),
                     *answer.revoked,
                 )
             turn.count += 1

@@ -28,6 +28,10 @@ from market.kernel.errors import MarketError
 from market.kernel.ids import new_id
 
 UNBOUNDED = -1
+# Postgres is asked at least this often per grant, so that a revocation that could not reach
+# Valkey still takes effect; and when a replaced token ends, to within the smaller one.
+FRESH_MS = 2_000
+FRESH_MIN_MS = 50
 # A lease takes at most this part of a bounded grant, so that a lost cache delays only that part.
 LEASE_PARTS = 10
 # Deliveries come to many bytes and milliseconds each; an ordinary loan is for many deliveries.
@@ -60,6 +64,8 @@ class Offer:
     gen: int
     rest: int
     revoked: tuple[str, ...]
+    # Until one more token is to be among those revoked.
+    fresh_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +175,14 @@ def _loan(grant: sql.Row, needed: int, free: int | None, lease_units: int) -> in
 async def _offer(
     connection: sql.Connection, grant: sql.Row, lease_id: UUID, units: int, free: int | None
 ) -> Offer:
+    ends_ms = await sql.next_token_end_ms(connection, grant["id"])
     return Offer(
         lease=lease_id.hex,
         units=units,
         gen=int(grant["gen"]),
         rest=UNBOUNDED if free is None else free,
         revoked=tuple(await sql.revoked_tokens(connection, grant["id"])),
+        fresh_ms=FRESH_MS if ends_ms is None else min(FRESH_MS, max(FRESH_MIN_MS, ends_ms)),
     )
 
 

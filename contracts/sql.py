@@ -121,6 +121,17 @@ async def lock_grants(connection: Connection, ids: Sequence[UUID]) -> list[Row]:
     )
 
 
+async def next_token_end_ms(connection: Connection, grant_id: UUID) -> int | None:
+    """Milliseconds until the first of the grant's replaced tokens ends; None: there is none."""
+    found: int | None = await connection.fetchval(
+        "SELECT ceil(extract(epoch FROM min(ends_at) - kernel.market_now()) * 1000)::bigint "
+        "FROM contracts.delivery_token WHERE grant_id = $1 AND revoked_at IS NULL "
+        "AND ends_at > kernel.market_now()",
+        grant_id,
+    )
+    return found
+
+
 async def revoked_tokens(connection: Connection, grant_id: UUID) -> list[str]:
     """Hex ids of the grant's revoked and replaced tokens that have not expired by themselves."""
     rows = await connection.fetch(

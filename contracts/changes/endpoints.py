@@ -8,6 +8,7 @@ from pydantic.json_schema import SkipJsonSchema
 from contracts.changes import delivery, keys
 from contracts.changes.schemas import ChangeCounts, ProductKeyInput, ProductKeyView
 from contracts.delivery.bearer import SECURITY, peer_of, token_of
+from contracts.delivery.coding import codings_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.delivery.rows import RowsRequest
 from contracts.endpoints import ROWS_RESPONSE, FilterQuery, VersionQuery
@@ -77,6 +78,7 @@ async def deliver_changes(
         after=after,
         limit=limit,
         accept=accept,
+        accept_encoding=codings_of(http),
         delivery_id=delivery_id,
         address=peer_of(http),
         version=version,

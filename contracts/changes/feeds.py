@@ -7,6 +7,7 @@ in the same order, so files are dropped, the least recently used first, beyond F
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -181,6 +182,11 @@ def _find(folder: Path, digest: str, key: Sequence[str]) -> Feed | None:
 
 
 def _evict(folder: Path) -> None:
+    for draft in folder.glob(".*"):
+        # Of a process that died: no build takes so long. Another may be removing it too.
+        with contextlib.suppress(FileNotFoundError):
+            if draft.stat().st_mtime < time.time() - 2 * BUILD_MAX_S:
+                draft.unlink()
     found = [(path, path.stat()) for path in folder.glob("*.parquet")]
     total = sum(stat.st_size for _, stat in found)
     for path, stat in sorted(found, key=lambda item: item[1].st_mtime):

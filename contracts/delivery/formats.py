@@ -83,11 +83,12 @@ def _weight(accept: str, media_type: str) -> float:
         name, *parameters = (part.strip().lower() for part in item.split(";"))
         exactness = precision_of.get(name, 0)
         if exactness > precision:
-            found, precision = _quality(parameters), exactness
+            found, precision = quality(parameters), exactness
     return found
 
 
-def _quality(parameters: list[str]) -> float:
+def quality(parameters: list[str]) -> float:
+    """The weight that an item's ``parameters`` give it; 1 if none, 0 if it cannot be read."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":

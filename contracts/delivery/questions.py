@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from contracts.delivery import sql
+from contracts.delivery.coding import Choice, choose_coding
 from contracts.delivery.columns import Column
 from contracts.delivery.filter import ALWAYS, Condition, compile_filter
 from contracts.delivery.formats import Format
@@ -35,6 +36,7 @@ class Question:
     sequence: str
     query_sha256: str
     address: str | None
+    coding: Choice
 
     def told(self, until: int | None) -> Asked:
         """What the usage record keeps of it; ``until`` is the place of the page's last row."""
@@ -46,7 +48,7 @@ def question_of(
     context: Context, request: RowsRequest, format_: Format, *, rows_max: int
 ) -> Question:
     """No data is read. Raises ValidationFailed, FilterInvalid, ColumnUnknown, OrderInvalid or
-    BadCursor (422).
+    BadCursor (422), CodingNotOffered (406).
     """
     if not 1 <= request.limit <= rows_max:
         raise ValidationFailed(f"A page has 1 to {rows_max} rows.", param="limit")
@@ -76,6 +78,7 @@ def question_of(
         sequence=sequence,
         query_sha256=sha256_hex(canonical_json(asked)),
         address=request.address,
+        coding=choose_coding(request.accept_encoding),
     )
 
 

@@ -31,11 +31,12 @@ from contracts.delivery.charges import (
     whole_ms,
     whole_units,
 )
+from contracts.delivery.coding import Coded, code
 from contracts.delivery.columns import Column, columns_of
 from contracts.delivery.door import door_of
 from contracts.delivery.engine import Engine, engine_of
 from contracts.delivery.filter import ALWAYS, Condition, both, compile_filter
-from contracts.delivery.formats import MEDIA_TYPES, Format, PageMarks, encode, negotiate
+from contracts.delivery.formats import Format, PageMarks, encode, negotiate
 from contracts.delivery.once import (
     Earlier,
     checked_key,
@@ -44,6 +45,7 @@ from contracts.delivery.once import (
     require_replayable,
     reserve_once,
 )
+from contracts.delivery.page import Page, respond, unanswered
 from contracts.delivery.questions import Question, question_of
 from contracts.delivery.response import Finish, MeteredResponse
 from contracts.errors import (
@@ -55,7 +57,6 @@ from contracts.errors import (
     TokenForOtherGrant,
 )
 from contracts.metering import Hold, Meter, meter_of
-from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
 from contracts.models import Agreement, Grant, Unit
 from contracts.policy import Access, Policy, evaluate, parse_policy
@@ -91,6 +92,7 @@ class RowsRequest:
     after: str | None = None
     limit: int = 100
     accept: str | None = None
+    accept_encoding: str = ""
     delivery_id: str | None = None
     address: str | None = None
     # The version's number; None: the one that the agreement says.
@@ -124,17 +126,6 @@ class Context:
 _Which = tuple[UUID, int | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    body: bytes
-    body_sha256: str
-    rows: int
-    format: Format
-    next_after: str | None
-    query_sha256: str
-    asked: Asked
-
-
 class RowsService:
     """Delivers rows. One per process."""
 
@@ -158,10 +149,10 @@ class RowsService:
 
         Raises as :meth:`authorize`, GrantSuspended (403),
         TokenExpired, TokenRevoked, GrantRevoked, GrantExpired (410), QuotaExhausted (402),
-        RateLimited (429), FormatNotOffered (406), FilterInvalid, ColumnUnknown, OrderInvalid,
-        BadCursor, DeliveryIdInvalid, DeliveryIdReused (422), DeliveryInProgress,
-        DeliveryIncomplete, DeliveryIdExpired (409), PageTooLarge (413), QueryTimeout,
-        MeterUnavailable, MeterRecovering (503). A refusal charges nothing.
+        RateLimited (429), FormatNotOffered, CodingNotOffered (406), FilterInvalid,
+        ColumnUnknown, OrderInvalid, BadCursor, DeliveryIdInvalid, DeliveryIdReused (422),
+        DeliveryInProgress, DeliveryIncomplete, DeliveryIdExpired (409), PageTooLarge (413),
+        QueryTimeout, MeterUnavailable, MeterRecovering (503). A refusal charges nothing.
         """
         checked_key(request.delivery_id)
         negotiate(request.accept)
@@ -206,7 +197,7 @@ class RowsService:
             await self._meter.release(outcome)
             raise MeterUnavailable("The reservation ended before the page was ready.")
         finish = self._finisher(outcome, context, page, whole)
-        return _respond(page, headers, deadline_s=left_s, finish=finish)
+        return respond(page, headers, deadline_s=left_s, finish=finish)
 
     async def _counted(
         self,
@@ -216,7 +207,7 @@ class RowsService:
         format_: Format,
         key: str,
         earlier: Earlier | None,
-    ) -> tuple[_Page, Fact, Hold | Earlier]:
+    ) -> tuple[Page, Fact, Hold | Earlier]:
         """The page first, and then exactly what it costs reserved."""
         page = await self._page(context, request, format_)
         units = whole_units(context.unit, rows=page.rows, size=len(page.body))
@@ -238,14 +229,14 @@ class RowsService:
         format_: Format,
         key: str,
         earlier: Earlier | None,
-    ) -> tuple[_Page, Fact, Hold | Earlier]:
+    ) -> tuple[Page, Fact, Hold | Earlier]:
         """The query's time limit reserved first; less if less is left, and then that is its limit.
 
         Raises QuotaExhausted (402) when that was too little.
         """
         question = self._question(context, request, format_)
         limit_ms = self.engine.timeout_s * 1_000
-        planned = self._fact(claims, context, _unanswered(question), key, limit_ms)
+        planned = self._fact(claims, context, unanswered(question), key, limit_ms)
         outcome = earlier or await reserve_up_to(
             self._kernel,
             planned,
@@ -372,12 +363,12 @@ class RowsService:
         maximum = self._kernel.settings.delivery_page_max_rows
         return question_of(context, request, format_, rows_max=maximum)
 
-    async def _page(self, context: Context, request: RowsRequest, format_: Format) -> _Page:
+    async def _page(self, context: Context, request: RowsRequest, format_: Format) -> Page:
         return (await self._answer(context, self._question(context, request, format_)))[0]
 
     async def _answer(
         self, context: Context, question: Question, *, limit_s: float | None = None
-    ) -> tuple[_Page, int]:
+    ) -> tuple[Page, int]:
         """The page, and the nanoseconds that its query took; ``limit_s`` bounds these."""
         path = context.file or await self._kernel.blobs.local_path(context.blob_key)
         query = sql.page_query(
@@ -397,28 +388,38 @@ class RowsService:
             place = table.column(table.num_columns - 1)[table.num_rows - 1].as_py()
         if has_more:
             next_after = encode_cursor(place, question.sequence)
-        body, body_sha256 = await self._body(
-            table, question.format, PageMarks(has_more, next_after)
+        body, body_sha256, coded = await self._body(
+            table, question, PageMarks(has_more, next_after)
         )
-        told = question.told(place)
-        digest = question.query_sha256
-        page = _Page(body, body_sha256, table.num_rows, question.format, next_after, digest, told)
+        page = Page(
+            body,
+            body_sha256,
+            table.num_rows,
+            question.format,
+            next_after,
+            question.query_sha256,
+            question.told(place),
+            coded,
+        )
         return page, took_ns
 
-    async def _body(self, table: pa.Table, format_: Format, marks: PageMarks) -> tuple[bytes, str]:
+    async def _body(
+        self, table: pa.Table, question: Question, marks: PageMarks
+    ) -> tuple[bytes, str, Coded | None]:
         shown = table.drop_columns([sql.PLACE])
         if shown.nbytes > PAGE_MAX_BYTES:
             raise PageTooLarge(f"A page has at most {PAGE_MAX_BYTES} bytes.", param="limit")
 
-        def made() -> tuple[bytes, str]:
+        def made() -> tuple[bytes, str, Coded | None]:
             # The digest here too: 24 MB of JSON would keep everybody else waiting for 40 ms.
-            body = encode(shown, format_, marks)
-            return body, hashlib.sha256(body).hexdigest()
+            body = encode(shown, question.format, marks)
+            coded = code(body, question.coding, packed=question.format is Format.PARQUET)
+            return body, hashlib.sha256(body).hexdigest(), coded
 
         return await self.engine.in_thread(made)
 
     def _replay(
-        self, earlier: Earlier, page: _Page, headers: dict[str, str], *, unit: Unit
+        self, earlier: Earlier, page: Page, headers: dict[str, str], *, unit: Unit
     ) -> MeteredResponse:
         now = self._kernel.clock.now()
         require_replayable(earlier, page.query_sha256, now=now)
@@ -428,9 +429,9 @@ class RowsService:
 
         headers |= meter_headers(0, None, earlier.receipt_id, unit=unit)
         deadline_s = float(self._meter.hold_s)
-        return _respond(page, headers, deadline_s=deadline_s, finish=nothing)
+        return respond(page, headers, deadline_s=deadline_s, finish=nothing)
 
-    def _fact(self, claims: Claims, context: Context, page: _Page, key: str, units: int) -> Fact:
+    def _fact(self, claims: Claims, context: Context, page: Page, key: str, units: int) -> Fact:
         """The delivery as it will have been if all of it arrives; its lease is not known yet."""
         return Fact(
             usage_id=new_id(),
@@ -452,7 +453,7 @@ class RowsService:
             asked=page.asked,
         )
 
-    def _finisher(self, hold: Hold, context: Context, page: _Page, whole: Fact) -> Finish:
+    def _finisher(self, hold: Hold, context: Context, page: Page, whole: Fact) -> Finish:
         def finish(sent: int) -> Coroutine[Any, Any, None] | None:
             fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
             if sent < len(page.body):
@@ -470,25 +471,6 @@ class RowsService:
             return self._meter.settle(hold, fact)
 
         return finish
-
-
-def _unanswered(question: Question) -> _Page:
-    """What is known before there is an answer."""
-    nothing = hashlib.sha256().hexdigest()
-    told = question.told(None)
-    return _Page(b"", nothing, 0, question.format, None, question.query_sha256, told)
-
-
-def _respond(
-    page: _Page, headers: dict[str, str], *, deadline_s: float, finish: Finish
-) -> MeteredResponse:
-    return MeteredResponse(
-        page.body,
-        media_type=MEDIA_TYPES[page.format],
-        headers=headers,
-        deadline_s=deadline_s,
-        finish=finish,
-    )
 
 
 def rows_service(kernel: Kernel) -> RowsService:

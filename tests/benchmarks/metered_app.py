@@ -21,6 +21,7 @@ from fastapi import Header, Query, Response
 from contracts import endpoints
 from contracts.delivery import rows
 from contracts.delivery.formats import MEDIA_TYPES, Format, negotiate
+from contracts.delivery.page import Page
 from contracts.metering_asked import Asked
 from market.app import create_app
 from market.kernel.collector import tune_collector
@@ -45,10 +46,10 @@ class MemoryRows(rows.RowsService):
 
     async def _page(
         self, context: rows.Context, request: rows.RowsRequest, format_: Format
-    ) -> rows._Page:
+    ) -> Page:
         body = page(request.limit)
         digest = hashlib.sha256(body).hexdigest()
-        return rows._Page(body, digest, request.limit, format_, None, _QUERY, Asked())
+        return Page(body, digest, request.limit, format_, None, _QUERY, Asked())
 
 
 async def bare(
