@@ -7,6 +7,7 @@ from sqlmodel import col, select
 from listings import catalog_entries, decisions, offers
 from listings.classification import Grade
 from listings.errors import ListingNotFound, NotEditable, ProductNotRegistered, RightMissing
+from listings.fingerprints import require_markable
 from listings.lifecycle import LISTING, Action, ListingStatus, VersionStatus, advance
 from listings.models import Listing, Product, ProductVersion
 from listings.products import get_product
@@ -42,6 +43,8 @@ async def create_listing(kernel: Kernel, actor: Actor, body: ListingInput) -> Li
         version = await _certified_version(uow, product, body.version_id)
         if not product.rights["product_operation"]["held"]:
             raise RightMissing(param="product_id")
+        if body.policy.fingerprint is not None:
+            require_markable(body.policy.fingerprint, version.columns)
         listing = Listing(
             id=new_id(),
             product_id=product.id,
@@ -100,6 +103,9 @@ async def change_listing(
             decisions.step(uow, actor, SubjectKind.LISTING, listing, Action.REVISE, target=target)
         elif listing.status != ListingStatus.DRAFT:
             raise NotEditable(f"The listing is {listing.status}.", current=listing.status)
+        if body.policy is not None and body.policy.fingerprint is not None:
+            version = await uow.session.get_one(ProductVersion, listing.version_id)
+            require_markable(body.policy.fingerprint, version.columns)
         given = body.model_dump(mode="json", exclude_none=True)
         listing.sqlmodel_update(given)
         listing.revision += 1

@@ -342,7 +342,9 @@ class MarkedColumn(Schema):
     name: ColumnName
     tolerance: Annotated[
         str,
-        StringConstraints(pattern=r"^(?:[1-9][0-9]{0,11}|(?:0|[1-9][0-9]{0,11})\.[0-9]{0,11}[1-9])$"),
+        StringConstraints(
+            pattern=r"^(?:[1-9][0-9]{0,11}|(?:0|[1-9][0-9]{0,11})\.[0-9]{0,11}[1-9])$"
+        ),
         Field(examples=["0.01"], description="A decimal number above zero."),
     ]
 

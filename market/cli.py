@@ -27,6 +27,8 @@ receipt_app = typer.Typer(no_args_is_help=True, help="Receipts of deliveries.")
 app.add_typer(receipt_app, name="receipt")
 ledger_app = typer.Typer(no_args_is_help=True, help="The double-entry ledger.")
 app.add_typer(operator_app, name="operator")
+fingerprint_app = typer.Typer(no_args_is_help=True, help="Marks in buyers' copies.")
+app.add_typer(fingerprint_app, name="fingerprint")
 app.add_typer(certificate_app, name="certificate")
 app.add_typer(ledger_app, name="ledger")
 auction_app = typer.Typer(no_args_is_help=True, help="Auctions by sealed bids.")
@@ -210,6 +212,47 @@ def receipt_verify(
         except ValueError as error:
             raise _fail(f"Not verified: {error}") from error
         typer.echo(json.dumps(asdict(checked), indent=2))
+
+
+@fingerprint_app.command("detect")
+def fingerprint_detect(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV or Parquet.")],
+    product: Annotated[str, typer.Option(help="The product that it is of: prd_…")],
+) -> None:
+    """Name the agreement whose copy a sample is of. Exit code 1: nobody is named."""
+    import asyncio
+
+    from contracts.fingerprint.leaks import SampleUnreadable, trace_leak
+    from market import serving
+    from market.kernel.context import open_kernel
+    from market.kernel.ids import parse, show
+
+    async def find(settings: Any) -> Any:
+        kernel = open_kernel(settings)
+        try:
+            return await trace_leak(kernel, parse("prd", product), file)
+        finally:
+            await kernel.close()
+
+    with _plain_errors(), serving.orderly_exit(), serving.with_servers(_settings()) as ready:
+        try:
+            found = asyncio.run(find(ready))
+        except (SampleUnreadable, ValueError) as error:
+            raise _fail(f"Not read: {error}") from error
+        if found is None:
+            raise _fail("No row of the sample is one that carries a mark.")
+        report = {
+            "named": found.named,
+            "agreement": show("agr", found.agreement_id),
+            "buyer": show("pty", found.buyer_id),
+            "agreeing": found.agreeing,
+            "marks": found.bits,
+            "chance": found.chance,
+            "candidates": found.candidates,
+        }
+        typer.echo(json.dumps(report, indent=2))
+        if not found.named:
+            raise typer.Exit(1)
 
 
 @ledger_app.command("verify")

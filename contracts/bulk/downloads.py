@@ -40,7 +40,6 @@ from contracts.metering_records import Fact
 from contracts.models import Unit
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
-from listings import offers
 from market.kernel.context import Kernel
 from market.kernel.errors import MarketError
 from market.kernel.ids import new_id, show
@@ -157,10 +156,8 @@ def _require_sold(unit: Unit) -> None:
 
 
 async def _file(kernel: Kernel, context: Context) -> tuple[File, Path]:
-    async with kernel.unit_of_work() as uow:
-        version = await offers.get_version(uow, context.version_id)
-    path = await kernel.blobs.local_path(version.blob_key)
-    return File(version.byte_count, version.row_count, version.sha256), path
+    path = await kernel.blobs.local_path(context.blob_key)
+    return File(context.byte_count, context.row_count, context.sha256), path
 
 
 def _base64(sha256: str) -> str:

@@ -26,7 +26,6 @@ from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from listings import offers
 from market.kernel.context import Kernel
-from market.kernel.ids import show
 
 
 async def deliver(kernel: Kernel, request: RowsRequest, *, since: int) -> MeteredResponse:
@@ -92,7 +91,8 @@ async def _changed(
         key if set(key) <= set(shared) else (),
         mark,
     )
-    versions = (show("ver", before.version_id), show("ver", after.version_id))
+    # Not the versions' names: the files of a marked agreement are its own.
+    versions = (before.blob_key, after.blob_key)
     feed = await feeds_of(kernel).open(rows.engine, comparison, versions)
     columns = {mark: Column(mark, Family.TEXT), **{name: after.columns[name] for name in names}}
     context = replace(after, columns=columns, only=ALWAYS, file=feed.path, of=feed.digest)

@@ -56,6 +56,7 @@ from contracts.errors import (
     QuotaExhausted,
     TokenForOtherGrant,
 )
+from contracts.fingerprint.copies import Copy, copies_of
 from contracts.metering import Hold, Meter, meter_of
 from contracts.metering_records import Fact
 from contracts.models import Agreement, Grant, Unit
@@ -64,6 +65,7 @@ from contracts.schemas import RowCount
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from contracts.versions.granted import version_of
+from listings.models import ProductVersion
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.schemas import encode_cursor
@@ -115,6 +117,9 @@ class Context:
     country: str
     delivery_count: int
     blob_key: str
+    row_count: int
+    byte_count: int
+    sha256: str
     columns: Mapping[str, Column]
     only: Condition = ALWAYS
     # A file that is read in the place of the version's, and the digest of what it is.
@@ -280,7 +285,7 @@ class RowsService:
 
         Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended, and as
         :meth:`contracts.token_limits.Limits.require` (403), TokenExpired (410), RateLimited
-        (429), GrantNotFound, VersionNotFound (404).
+        (429), GrantNotFound, VersionNotFound (404), CopyPreparing (503).
         """
         kernel = self._kernel
         door = door_of(kernel)
@@ -298,7 +303,10 @@ class RowsService:
         context = await self.scoped(claims, request.version)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
         evaluate(context.at_delivery, access)
-        return claims, context, window.headers()
+        headers = window.headers()
+        if context.policy.fingerprint is not None:
+            headers["Fingerprinted"] = "true"
+        return claims, context, headers
 
     async def scoped(self, claims: Claims, number: int | None) -> Context:
         """A version as far as the token may read it.
@@ -339,6 +347,10 @@ class RowsService:
             version = await version_of(uow, grant, policy, number)
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
+        read: ProductVersion | Copy = version
+        if policy.fingerprint is not None:
+            copies = copies_of(self._kernel)
+            read = await copies.open(version, grant.agreement_id, policy.fingerprint)
         context = Context(
             agreement_id=grant.agreement_id,
             product_id=grant.product_id,
@@ -350,7 +362,10 @@ class RowsService:
             at_delivery=policy.model_copy(update={"not_after": None, "count": None}),
             country=buyer.jurisdiction,
             delivery_count=grant.delivery_count,
-            blob_key=version.blob_key,
+            blob_key=read.blob_key,
+            row_count=version.row_count,
+            byte_count=read.byte_count,
+            sha256=read.sha256,
             columns=columns_of(version.columns),
         )
         self._contexts[which] = (time.monotonic() + CONTEXT_TTL_S, context)

@@ -1,6 +1,6 @@
 """What a marked copy may refuse."""
 
-from market.kernel.errors import Conflict, Unavailable
+from market.kernel.errors import Unavailable
 
 
 class CopyPreparing(Unavailable):
@@ -8,13 +8,6 @@ class CopyPreparing(Unavailable):
 
     code, title = "copy_preparing", "Your copy of the data is being made"
     default_hint = "Repeat the request; nothing was charged."
-
-
-class VersionUnmarkable(Conflict):
-    """The version has not the columns that its policy marks, so it is not handed out."""
-
-    code, title = "version_unmarkable", "This version cannot be marked as agreed"
-    default_hint = "Ask for another version, or the seller for one with the agreed columns."
 
 
 class FingerprintKeyMissing(Unavailable):

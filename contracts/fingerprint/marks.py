@@ -2,9 +2,9 @@
 
 A row is known by its key columns, which are never changed. The exchange's key chooses one row in
 ``SPACING`` and, of it, one of the columns that the seller named; there the parity of
-``round(value / step)`` becomes a bit that depends on key, agreement and row. The original is not needed
-to read it back: by chance half of the bits agree, whatever the values are, because the bits are
-independent of them. (After Agrawal, Haas and Kiernan, "Watermarking relational data", 2003.)
+``round(value / step)`` becomes a bit that depends on key, agreement and row. The original is not
+needed to read it back: by chance half of the bits agree, whatever the values are, because the bits
+are independent of them. (After Agrawal, Haas and Kiernan, "Watermarking relational data", 2003.)
 
 Limit: buyers who compare their copies see where they differ, and can mix them. Then each of them
 agrees in more than half of the bits, but fewer than ``Verdict`` may ask for.
@@ -180,7 +180,9 @@ def _require_type(field: pa.Field, column: Marked) -> None:
     if pa.types.is_integer(field.type):
         if column.step != column.step.to_integral_value():
             raise ValueError(f"the tolerance of {column.name} is not whole")
-    elif pa.types.is_decimal(field.type) and -int(column.step.as_tuple().exponent) > field.type.scale:
+    elif (
+        pa.types.is_decimal(field.type) and -int(column.step.as_tuple().exponent) > field.type.scale
+    ):
         raise ValueError(f"the tolerance of {column.name} has more digits than its values")
     elif not (pa.types.is_float64(field.type) or pa.types.is_decimal(field.type)):
         raise ValueError(f"the column {column.name} is not numeric")

@@ -64,6 +64,8 @@ class Table:
     fields: Sequence[Field]
     only: Condition
     narrow: bool
+    # The file is the agreement's own copy.
+    marked: bool
     quota_id: UUID | None
 
     def require(self, share: str, schema: str | None = None, table: str | None = None) -> None:
@@ -132,8 +134,9 @@ async def _table(kernel: Kernel, claims: Claims, context: Context) -> Table:
         version_at=version.created_at,
         table_id=show("prd", product.id),
         rows=version.row_count,
-        blob_key=version.blob_key,
-        byte_count=version.byte_count,
+        blob_key=context.blob_key,
+        byte_count=context.byte_count,
+        marked=context.policy.fingerprint is not None,
         unit=context.unit,
         seller_safe=context.policy.meter_side == "seller_safe",
         columns=context.columns,

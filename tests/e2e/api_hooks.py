@@ -66,6 +66,7 @@ _RULES = {
     "file_unreadable": "see evidence_invalid",
     "filing_required": "see core_data_refused",
     "filter_invalid": "the columns of the data",
+    "fingerprint_invalid": "see filter_invalid",
     "format_not_offered": "any Accept is well-formed",
     "insufficient_funds": "the balance",
     "key_invalid": "the columns of the data",
