@@ -39,6 +39,7 @@ from tests.pricing.factories import make_plan
 
 ROWS = 40_000
 COMMAND_TIMEOUT_S = 90
+MARKET = [sys.executable, "-m", "market.cli"]
 CLAUSE: dict[str, Any] = {
     "keys": ["id"],
     "columns": [{"name": "delay", "tolerance": "1"}, {"name": "distance", "tolerance": "0.01"}],
@@ -174,8 +175,7 @@ async def test_the_command_names_the_agreement(
             "MARKET_HOME": str(settings.home),
         }
         return subprocess.run(
-            [sys.executable, "-m", "market.cli", "fingerprint", "detect", path]
-            + ["--product", product],
+            [*MARKET, "fingerprint", "detect", str(path), "--product", product],
             capture_output=True,
             text=True,
             env={**kept, **addresses},
