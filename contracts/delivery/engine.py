@@ -23,6 +23,10 @@ from contracts.errors import PageTooLarge, QueryTimeout
 WORKERS = 4
 DUCKDB_THREADS = 2
 ROW_GROUP_ROWS = 122_880
+# A page beyond this is refused while it is read; several of them fit a worker's memory.
+TABLE_MAX_BYTES = 64 << 20
+# Read at once: half of DuckDB's vector, so that long values are noticed before there are many.
+BATCH_ROWS = 1_024
 
 T = TypeVar("T")
 
@@ -63,7 +67,7 @@ class Engine:
 
         ``limit_s`` lowers the engine's own limit.
         """
-        return await self._run(query, lambda relation: relation.to_arrow_table(), limit_s=limit_s)
+        return await self._run(query, _bounded_table, limit_s=limit_s)
 
     async def count(self, query: Query) -> int:
         """The single number that ``query`` gives. Raises as :meth:`table`."""
@@ -119,6 +123,27 @@ def _execute(
         return fetched, time.monotonic_ns() - begun
     finally:
         cursor.close()
+
+
+def _bounded_table(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    """What the relation gives. DuckDB's limit does not count what it has handed over.
+
+    Raises PageTooLarge (413) beyond ``TABLE_MAX_BYTES``.
+    """
+    reader = relation.to_arrow_reader(BATCH_ROWS)
+    batches, size = [], 0
+    try:
+        for batch in reader:
+            size += batch.nbytes
+            if size > TABLE_MAX_BYTES:
+                raise PageTooLarge(f"A page has at most {TABLE_MAX_BYTES} bytes.", param="limit")
+            batches.append(batch)
+    except (OSError, pa.ArrowException) as error:
+        # Through the stream's interface DuckDB's exceptions are only text.
+        if "Out of Memory" in str(error):
+            raise PageTooLarge("The query needs too much memory.") from error
+        raise
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 @lru_cache(maxsize=8)
