@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,12 @@ from contracts.errors import PageTooLarge, QueryTimeout
 WORKERS = 4
 DUCKDB_THREADS = 2
 ROW_GROUP_ROWS = 122_880
+# A page beyond this is refused while it is read; several of them fit a worker's memory.
+TABLE_MAX_BYTES = 64 << 20
+# Read at once: half of DuckDB's vector, so that long values are noticed before there are many.
+BATCH_ROWS = 1_024
+# Of larger pages more, or Arrow takes a fifth longer. They need a setting that allows them.
+BATCHES = 10
 
 T = TypeVar("T")
 
@@ -54,16 +60,18 @@ class Engine:
 
     async def table(self, query: Query) -> pa.Table:
         """Run ``query``. Raises QueryTimeout (503) and PageTooLarge (413)."""
-        return (await self.timed_table(query))[0]
+        return (await self._run(query, lambda relation: relation.to_arrow_table()))[0]
 
     async def timed_table(
-        self, query: Query, *, limit_s: float | None = None
+        self, query: Query, *, rows: int, limit_s: float | None = None
     ) -> tuple[pa.Table, int]:
         """As :meth:`table`, with the nanoseconds that DuckDB took, waiting for a thread left out.
 
+        PageTooLarge also beyond ``TABLE_MAX_BYTES``. ``rows`` is about how many there will be.
         ``limit_s`` lowers the engine's own limit.
         """
-        return await self._run(query, lambda relation: relation.to_arrow_table(), limit_s=limit_s)
+        at_once = max(BATCH_ROWS, rows // BATCHES)
+        return await self._run(query, partial(_bounded_table, at_once=at_once), limit_s=limit_s)
 
     async def count(self, query: Query) -> int:
         """The single number that ``query`` gives. Raises as :meth:`table`."""
@@ -119,6 +127,27 @@ def _execute(
         return fetched, time.monotonic_ns() - begun
     finally:
         cursor.close()
+
+
+def _bounded_table(relation: duckdb.DuckDBPyRelation, *, at_once: int) -> pa.Table:
+    """What the relation gives. DuckDB's limit does not count what it has handed over.
+
+    Raises PageTooLarge (413) beyond ``TABLE_MAX_BYTES``.
+    """
+    reader = relation.to_arrow_reader(at_once)
+    batches, size = [], 0
+    try:
+        for batch in reader:
+            size += batch.nbytes
+            if size > TABLE_MAX_BYTES:
+                raise PageTooLarge(f"A page has at most {TABLE_MAX_BYTES} bytes.", param="limit")
+            batches.append(batch)
+    except (OSError, pa.ArrowException) as error:
+        # Through the stream's interface DuckDB's exceptions are only text.
+        if "Out of Memory" in str(error):
+            raise PageTooLarge("The query needs too much memory.") from error
+        raise
+    return pa.Table.from_batches(batches, reader.schema)
 
 
 @lru_cache(maxsize=8)

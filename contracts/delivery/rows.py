@@ -395,7 +395,7 @@ class RowsService:
             after=question.after,
             limit=question.limit,
         )
-        table, took_ns = await self.engine.timed_table(query, limit_s=limit_s)
+        table, took_ns = await self.engine.timed_table(query, rows=question.limit, limit_s=limit_s)
         has_more = table.num_rows > question.limit
         table = table.slice(0, question.limit)
         next_after, place = None, None
