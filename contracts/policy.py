@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import Field, StringConstraints
 
 from contracts.errors import PolicyRefused
-from listings.schemas import FingerprintClause, ResaleClause
+from listings.policy_schemas import FingerprintClause, ResaleClause
 from market.kernel.schemas import Schema
 
 Purpose = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]

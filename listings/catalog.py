@@ -26,7 +26,8 @@ from listings.errors import ListingNotFound
 from listings.lifecycle import ListingStatus
 from listings.models import Listing, Product, ProductVersion
 from listings.offering import price_of
-from listings.schemas import ColumnView, Policy, Preview, PriceSummary, Quality, RightFlags
+from listings.policy_schemas import Policy
+from listings.schemas import ColumnView, Preview, PriceSummary, Quality, RightFlags
 from listings.text import normalize, query_literal, query_terms
 from listings.vocabulary import Category, UpdateCycle
 from market.kernel.context import Kernel

@@ -6,9 +6,9 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from listings.classification import Grade
+from listings.policy_schemas import Policy
 from listings.schemas import (
     ColumnView,
-    Policy,
     PriceSummary,
     Quality,
     RightFlags,

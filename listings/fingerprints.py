@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from listings.errors import FingerprintInvalid
-from listings.schemas import FingerprintClause
+from listings.policy_schemas import FingerprintClause
 
 _WHOLE = re.compile(r"^U?(?:TINYINT|SMALLINT|INTEGER|BIGINT)$")
 _DECIMAL = re.compile(r"^DECIMAL\((\d+),\s*(\d+)\)$")

@@ -10,13 +10,13 @@ from listings.errors import ListingNotFound, NotEditable, ProductNotRegistered, 
 from listings.fingerprints import require_markable
 from listings.lifecycle import LISTING, Action, ListingStatus, VersionStatus, advance
 from listings.models import Listing, Product, ProductVersion
+from listings.policy_schemas import Policy
 from listings.products import get_product
 from listings.schemas import (
     DecisionView,
     ListingInput,
     ListingPatch,
     ListingView,
-    Policy,
     PriceSummary,
     SubjectKind,
 )

@@ -3,13 +3,12 @@
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from contracts.changes.models import KEY_COLUMNS_MAX
+from listings.policy_schemas import ColumnName
 from market.kernel.ids import ProductId
 from market.kernel.schemas import Schema
-
-ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern="^[^\x00]*$")]
 
 
 class ProductKeyInput(Schema):

@@ -25,7 +25,7 @@ from contracts.fingerprint.keys import fingerprint_key, scheme_of
 from contracts.fingerprint.marks import Scheme, mark
 from contracts.fingerprint.models import MarkedCopy
 from listings.models import ProductVersion
-from listings.schemas import FingerprintClause
+from listings.policy_schemas import FingerprintClause
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.logging import get_logger

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from contracts.fingerprint.errors import FingerprintKeyMissing
 from contracts.fingerprint.marks import Marked, Scheme
-from listings.schemas import FingerprintClause
+from listings.policy_schemas import FingerprintClause
 from market.kernel.context import Kernel
 from market.kernel.envelope import KEY_BYTES, create_key
 

@@ -18,7 +18,7 @@ from contracts.fingerprint.marks import BITS_MAX, FALSE_ALARM, Marks, Scheme, Ve
 from contracts.models import Agreement
 from contracts.policy import parse_policy
 from listings import offers
-from listings.schemas import FingerprintClause
+from listings.policy_schemas import FingerprintClause
 from market.kernel.context import Kernel
 
 BATCH_ROWS = 20_000

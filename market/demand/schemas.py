@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from listings.classification import Grade
-from listings.schemas import Region, Score
+from listings.policy_schemas import Region
+from listings.schemas import Score
 from listings.vocabulary import Category, Purpose
 from market.demand.models import (
     ROUNDS_MAX,

@@ -15,7 +15,7 @@ from contracts.metering import Hold, Meter
 from contracts.metering_records import Fact
 from contracts.metering_scripts import SYNC, keys_of
 from contracts.schemas import TokenBody
-from listings.schemas import Policy
+from listings.policy_schemas import Policy
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from tests.contracts.factories import Trade, make_trade

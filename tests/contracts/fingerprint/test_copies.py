@@ -27,7 +27,7 @@ from contracts.fingerprint.leaks import SampleUnreadable, trace_leak
 from contracts.fingerprint.marks import BITS_MAX
 from listings import offers
 from listings.errors import FingerprintInvalid
-from listings.schemas import FingerprintClause
+from listings.policy_schemas import FingerprintClause
 from market.kernel.context import Kernel
 from market.kernel.ids import show
 from market.kernel.security import Role
