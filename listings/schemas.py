@@ -193,7 +193,7 @@ class ColumnProfile(Schema):
     name: str
     type: str
     null_count: int
-    approxdistinct: int
+    approx_distinct: int
     invalid_count: int
     min: str | None
     max: str | None
