@@ -50,7 +50,9 @@ class Desk:
         watch.attach(page)
         if member is not None:
             await page.goto("/console/sign-in")
-            # The first field has the focus; Tab leads to the second, Enter sends.
+            # The first field has the focus; Tab leads to the second, Enter sends. A browser focuses
+            # it with the first rendering, which may come after "load": keys before are lost.
+            await expect(page.get_by_label("Client id")).to_be_focused()
             await page.keyboard.type(member.client_id)
             await page.keyboard.press("Tab")
             await page.keyboard.type(member.client_secret)
