@@ -9,7 +9,6 @@ from contracts import acceptance, grants, receipts, resale_trace, tokens, trace
 from contracts.agreement_states import AgreementStatus
 from contracts.delivery.bearer import SECURITY, peer_of, token_of
 from contracts.delivery.coding import codings_of
-from contracts.delivery.filter import FILTER_MAX_CHARS
 from contracts.delivery.formats import MEDIA_TYPES, Format
 from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.delivery.rows import RowsRequest, rows_service
@@ -30,6 +29,7 @@ from contracts.schemas import (
 )
 from contracts.token_limits import WayOut
 from contracts.versions.granted import NUMBER_MAX
+from listings.row_filter import FILTER_MAX_CHARS
 from market.kernel.http import IdempotentRoute, KernelDep, kernel_of, problems
 from market.kernel.ids import AgreementId, GrantId, ReceiptId, TokenId
 from market.kernel.schemas import Page, PageQuery

@@ -9,7 +9,7 @@ Forbidden ─ PolicyRefused, TokenForOtherGrant, GrantSuspended, ResaleNotAllowe
             TokenAddressRefused, TokenOperationRefused, TokenFieldRefused, TokenTooNarrow
 PaymentRequired ─ QuotaExhausted ─ TokenQuotaExhausted
 Gone ─ GrantRevoked, GrantExpired, TokenRevoked
-Invalid ─ FilterInvalid, ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
+Invalid ─ ColumnUnknown, OrderInvalid, DeliveryIdReused, DeliveryIdInvalid,
           ResalePlanMismatch, UsageTooMuch, TokenQuotaTooLarge
 NotAcceptable ─ FormatNotOffered, CodingNotOffered
 TooLarge ─ PageTooLarge             Unavailable ─ MeterUnavailable, MeterRecovering, QueryTimeout
@@ -142,12 +142,6 @@ class TokenQuotaTooLarge(Invalid):
     """Extra member ``remaining``: units that the grant can still give."""
 
     code, title = "token_quota_too_large", "The quota is more than the grant can still give"
-
-
-class FilterInvalid(Invalid):
-    """Extra member ``position``: zero-based character offset of the offending token."""
-
-    code, title = "filter_invalid", "The filter cannot be used"
 
 
 class ColumnUnknown(Invalid):

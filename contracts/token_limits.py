@@ -11,8 +11,6 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from contracts.delivery.columns import Column
-from contracts.delivery.filter import ALWAYS, FILTER_MAX_CHARS, Condition, compile_filter
 from contracts.errors import (
     ColumnUnknown,
     TokenAddressRefused,
@@ -20,6 +18,8 @@ from contracts.errors import (
     TokenOperationRefused,
     TokenTooNarrow,
 )
+from listings.row_filter import ALWAYS, FILTER_MAX_CHARS, Condition, compile_filter
+from listings.typed_columns import Column
 from market.kernel.schemas import Schema
 
 FIELDS_MAX = 500

@@ -18,7 +18,6 @@ from sqlalchemy import func, or_, text
 from sqlmodel import col, select
 
 from contracts.agreements import get_agreement
-from contracts.delivery.columns import columns_of
 from contracts.errors import (
     GrantClosed,
     GrantNotFound,
@@ -35,6 +34,7 @@ from contracts.token_keys import key_sha256, mint_key
 from contracts.token_limits import limits_of
 from contracts.token_quota_models import TokenQuota
 from listings import offers
+from listings.typed_columns import columns_of
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.ids import new_id, parse, show

@@ -188,3 +188,9 @@ class FingerprintInvalid(Invalid):
 
     code, title = "fingerprint_invalid", "The version's columns cannot be marked like this"
     default_hint = "Name key columns, and numeric columns with a tolerance that their type has."
+
+
+class FilterInvalid(Invalid):
+    """Extra member ``position``: zero-based character offset of the offending token."""
+
+    code, title = "filter_invalid", "The filter cannot be used"

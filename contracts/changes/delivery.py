@@ -15,8 +15,6 @@ from contracts.changes.feeds import Feed, feeds_of
 from contracts.changes.keys import key_of
 from contracts.changes.schemas import ChangeCounts
 from contracts.changes.sql import Comparison, Side, count_query
-from contracts.delivery.columns import Column, Family
-from contracts.delivery.filter import ALWAYS
 from contracts.delivery.response import MeteredResponse
 from contracts.delivery.rows import Context, RowsRequest, rows_service
 from contracts.errors import QuotaExhausted, UnitRefused
@@ -25,6 +23,8 @@ from contracts.models import Unit
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from listings import offers
+from listings.row_filter import ALWAYS
+from listings.typed_columns import Column, Family
 from market.kernel.context import Kernel
 
 

@@ -7,9 +7,9 @@ from uuid import UUID
 from contracts.changes.errors import KeyInvalid
 from contracts.changes.models import ProductKey
 from contracts.changes.schemas import ProductKeyInput, ProductKeyView
-from contracts.delivery.columns import Family, columns_of
 from contracts.errors import ColumnUnknown
 from listings.products import get_product, latest_version, lock_own_product
+from listings.typed_columns import Family, columns_of
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
 from market.kernel.security import Actor

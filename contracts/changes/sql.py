@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.delivery.columns import quote
-from contracts.delivery.filter import Condition, Parameter
 from contracts.delivery.sql import Query
+from listings.columns import quoted
+from listings.row_filter import Condition, Parameter
 
 HASHES = 1 << 64
 
@@ -52,8 +52,8 @@ def range_of(part: int, parts: int) -> tuple[str, str]:
 
 def repeated_key_query(comparison: Comparison, part: int, parts: int) -> Query:
     """How many keys of a part are NULL in a column or stand for several rows of a version."""
-    keys = ", ".join(quote(name) for name in comparison.key)
-    null = " OR ".join(f"{quote(name)} IS NULL" for name in comparison.key)
+    keys = ", ".join(quoted(name) for name in comparison.key)
+    null = " OR ".join(f"{quoted(name)} IS NULL" for name in comparison.key)
     counts, values = [], []
     for side in (comparison.before, comparison.after):
         source, parameters = _rows(side, comparison.key, comparison.key, part, parts)
@@ -80,19 +80,19 @@ def _by_key(comparison: Comparison, part: int, parts: int) -> Query:
     before, after = comparison.before, comparison.after
     old, values = _rows(before, before.names, comparison.key, part, parts)
     new, more = _rows(after, after.names, comparison.key, part, parts)
-    first = f"{quote(comparison.key[0])}"
-    same = " AND ".join(f"a.{quote(name)} = b.{quote(name)}" for name in comparison.key)
+    first = f"{quoted(comparison.key[0])}"
+    same = " AND ".join(f"a.{quoted(name)} = b.{quoted(name)}" for name in comparison.key)
     shared = set(before.names)
     columns, different = [], []
     for name in comparison.names:
-        column = quote(name)
+        column = quoted(name)
         was = f"a.{column}" if name in shared else "NULL"
         columns.append(f"CASE WHEN b.{first} IS NULL THEN {was} ELSE b.{column} END AS {column}")
         different.append(f"{was} IS DISTINCT FROM b.{column}")
-    keys = ", ".join(quote(name) for name in comparison.key)
+    keys = ", ".join(quoted(name) for name in comparison.key)
     sql = (
         f"SELECT CASE WHEN a.{first} IS NULL THEN 'insert' WHEN b.{first} IS NULL THEN 'delete' "
-        f"ELSE 'update' END AS {quote(comparison.mark)}, {', '.join(columns)} "
+        f"ELSE 'update' END AS {quoted(comparison.mark)}, {', '.join(columns)} "
         f"FROM ({old}) a FULL JOIN ({new}) b ON {same} "
         f"WHERE a.{first} IS NULL OR b.{first} IS NULL OR {' OR '.join(different)}"
     )
@@ -101,11 +101,11 @@ def _by_key(comparison: Comparison, part: int, parts: int) -> Query:
 
 def _by_row(comparison: Comparison, part: int, parts: int) -> Query:
     before, after = comparison.before, comparison.after
-    columns = ", ".join(quote(name) for name in comparison.names)
-    mark, low_high = quote(comparison.mark), range_of(part, parts)
+    columns = ", ".join(quoted(name) for name in comparison.names)
+    mark, low_high = quoted(comparison.mark), range_of(part, parts)
     sides, values = [], []
     for side, sign in ((after, 1), (before, -1)):
-        names = ", ".join(f"t.{quote(name)}" for name in side.names)
+        names = ", ".join(f"t.{quoted(name)}" for name in side.names)
         sides.append(
             f"SELECT {names}, {sign} AS {mark} FROM read_parquet(?) t WHERE {side.only.sql}"
         )
@@ -127,8 +127,8 @@ def _by_row(comparison: Comparison, part: int, parts: int) -> Query:
 def _rows(
     side: Side, names: Sequence[str], key: Sequence[str], part: int, parts: int
 ) -> tuple[str, list[Parameter]]:
-    columns = ", ".join(f"t.{quote(name)}" for name in names)
-    keys = ", ".join(f"t.{quote(name)}" for name in key)
+    columns = ", ".join(f"t.{quoted(name)}" for name in names)
+    keys = ", ".join(f"t.{quoted(name)}" for name in key)
     sql = (
         f"SELECT {columns} FROM read_parquet(?) t WHERE ({side.only.sql}) "
         f"AND hash({keys}) BETWEEN CAST(? AS UBIGINT) AND CAST(? AS UBIGINT)"
@@ -139,5 +139,5 @@ def _rows(
 def count_query(path: str, mark: str) -> Query:
     """How many rows of a feed there are of each kind."""
     return Query(
-        f"SELECT {quote(mark)}, count(*) FROM read_parquet(?) GROUP BY {quote(mark)}", (path,)
+        f"SELECT {quoted(mark)}, count(*) FROM read_parquet(?) GROUP BY {quoted(mark)}", (path,)
     )

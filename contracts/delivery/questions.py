@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from contracts.delivery import sql
 from contracts.delivery.coding import Choice, choose_coding
-from contracts.delivery.columns import Column
-from contracts.delivery.filter import ALWAYS, Condition, compile_filter
 from contracts.delivery.formats import Format
 from contracts.metering_asked import Asked
+from listings.row_filter import ALWAYS, Condition, compile_filter
+from listings.typed_columns import Column
 from market.kernel.http import ValidationFailed
 from market.kernel.ids import show
 from market.kernel.schemas import BadCursor, decode_cursor

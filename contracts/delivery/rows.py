@@ -32,10 +32,8 @@ from contracts.delivery.charges import (
     whole_units,
 )
 from contracts.delivery.coding import Coded, code
-from contracts.delivery.columns import Column, columns_of
 from contracts.delivery.door import door_of
 from contracts.delivery.engine import Engine, engine_of
-from contracts.delivery.filter import ALWAYS, Condition, both, compile_filter
 from contracts.delivery.formats import Format, PageMarks, encode, negotiate
 from contracts.delivery.once import (
     Earlier,
@@ -66,6 +64,8 @@ from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from contracts.versions.granted import version_of
 from listings.models import ProductVersion
+from listings.row_filter import ALWAYS, Condition, both, compile_filter
+from listings.typed_columns import Column, columns_of
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.schemas import encode_cursor

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from contracts.delivery.columns import Column, Family, quote
-from contracts.delivery.filter import ALWAYS, Condition, Parameter, both
 from contracts.errors import ColumnUnknown, OrderInvalid
+from listings.columns import quoted
+from listings.row_filter import ALWAYS, Condition, Parameter, both
+from listings.typed_columns import Column, Family
 
 PLACE = "file_row_number"
 ORDER_MAX = 3
@@ -116,7 +117,7 @@ def page_query(
     # ends with the page; sorting by place would read all columns to the file's end.
     sort = f"ORDER BY {', '.join([*sorting, f't.{PLACE}'])} " if sorting else ""
     sql = (
-        f"{start}SELECT {columns}, t.{PLACE} AS {quote(PLACE)} FROM {source} "
+        f"{start}SELECT {columns}, t.{PLACE} AS {quoted(PLACE)} FROM {source} "
         f"WHERE {condition.sql}{seek} {sort}LIMIT ?"
     )
     values: list[Parameter] = [*parameters, path, *condition.parameters, *seek_values, limit + 1]

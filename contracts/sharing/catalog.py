@@ -9,9 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from contracts.delivery.columns import Column
 from contracts.delivery.door import door_of
-from contracts.delivery.filter import Condition
 from contracts.delivery.rows import Context, RowsRequest, rows_service
 from contracts.errors import PolicyRefused, QuotaExhausted, TokenExpired
 from contracts.metering import meter_of
@@ -29,6 +27,8 @@ from contracts.versions.granted import NUMBER_MAX
 from listings import offers
 from listings.errors import VersionNotFound
 from listings.models import Product
+from listings.row_filter import Condition
+from listings.typed_columns import Column
 from market.kernel.context import Kernel
 from market.kernel.ids import show
 

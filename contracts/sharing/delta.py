@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.delivery.columns import quote
+from listings.columns import quoted
 
 NDJSON = "application/x-ndjson; charset=utf-8"
 VERSION_HEADER = "delta-table-version"
@@ -51,13 +51,13 @@ class Field:
     @property
     def sql(self) -> str:
         """The column in a query over the table alias ``t``."""
-        column = f"t.{quote(self.name)}"
+        column = f"t.{quoted(self.name)}"
         return column if self.cast is None else f"CAST({column} AS {self.cast}) AS {self.quoted}"
 
     @property
     def quoted(self) -> str:
         """The quoted identifier."""
-        return quote(self.name)
+        return quoted(self.name)
 
 
 def fields_of(stored: Sequence[Mapping[str, Any]]) -> list[Field]:

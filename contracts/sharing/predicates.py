@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from contracts.delivery.columns import Column, quote
-from contracts.delivery.filter import ALWAYS, FILTER_MAX_CHARS, Condition, compile_filter
-from contracts.errors import FilterInvalid, TokenFieldRefused
+from contracts.errors import TokenFieldRefused
+from listings.columns import quoted
+from listings.errors import FilterInvalid
+from listings.row_filter import ALWAYS, FILTER_MAX_CHARS, Condition, compile_filter
+from listings.typed_columns import Column
 
 _COMPARISONS = {
     "equal": "=",
@@ -94,7 +96,7 @@ def _comparison(sign: str, left: Any, right: Any, names: Mapping[str, str]) -> s
 def _column(node: Any, names: Mapping[str, str]) -> str:
     if node["op"] != "column":
         raise _Unknown
-    return quote(names[str(node["name"]).lower()])
+    return quoted(names[str(node["name"]).lower()])
 
 
 def _literal(node: Any) -> str:

@@ -21,7 +21,6 @@ from sqlmodel import col, select
 from contracts.delivery import sql
 from contracts.delivery.charges import DIVISIBLE, whole_units
 from contracts.delivery.engine import Engine, engine_of
-from contracts.delivery.filter import ALWAYS, Condition, Parameter, both
 from contracts.delivery.once import REPLAY_FREE, checked_key
 from contracts.errors import (
     DeliveryIdExpired,
@@ -37,6 +36,7 @@ from contracts.sharing.errors import SharingRequestInvalid, VersionNotShared
 from contracts.sharing.links import LINK_TTL_S
 from contracts.sharing.models import ShareQuery
 from contracts.sharing.predicates import condition_of
+from listings.row_filter import ALWAYS, Condition, Parameter, both
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id, show
 from market.kernel.security import canonical_json, sha256_hex

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from contracts.changes.feeds import write
 from contracts.changes.sql import Comparison, Side
 from contracts.delivery.engine import Engine, engine_of
-from contracts.delivery.filter import ALWAYS
+from listings.row_filter import ALWAYS
 
 MARK = "_change"
 TYPES = {

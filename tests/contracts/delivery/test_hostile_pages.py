@@ -21,9 +21,9 @@ PROGRAM = """
 import asyncio, json, sys
 sys.path.insert(0, "")
 from contracts.delivery import sql
-from contracts.delivery.columns import Column, Family
+from listings.typed_columns import Column, Family
 from contracts.delivery.engine import engine_of
-from contracts.delivery.filter import compile_filter
+from listings.row_filter import compile_filter
 from contracts.errors import PageTooLarge
 from market.kernel.settings import Settings
 

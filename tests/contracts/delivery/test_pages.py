@@ -8,9 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from contracts.delivery.columns import columns_of
 from contracts.delivery.engine import Engine
-from contracts.delivery.filter import ALWAYS, compile_filter
 from contracts.delivery.sql import (
     PLACE,
     Query,
@@ -21,6 +19,8 @@ from contracts.delivery.sql import (
     parse_select,
 )
 from contracts.errors import PageTooLarge, QueryTimeout
+from listings.row_filter import ALWAYS, compile_filter
+from listings.typed_columns import columns_of
 
 COLUMNS = columns_of(
     [

@@ -5,9 +5,9 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from contracts.delivery.columns import columns_of
 from contracts.sharing import delta, ranges
 from contracts.sharing.predicates import condition_of
+from listings.typed_columns import columns_of
 
 SIZE = 1_000
 SPANS = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(lambda two: (min(two), max(two)))

@@ -1,4 +1,4 @@
-"""The filter language of the rows API: text in, parameterized DuckDB condition out. Pure.
+"""The filter language of rows: text in, parameterized DuckDB condition out. Pure.
 
     carrier = 'UA' and (dep_delay > 15 or dep_delay is null) and not dest in ('SFO', 'LAX')
 
@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
-from contracts.delivery.columns import Column, Family
-from contracts.errors import FilterInvalid
+from listings.errors import FilterInvalid
+from listings.typed_columns import Column, Family
 
 FILTER_MAX_CHARS = 4_096
 FILTER_MAX_DEPTH = 24

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from listings.columns import quoted
+
 
 class Family(StrEnum):
     """What literals a column can be compared with."""
@@ -67,7 +69,7 @@ class Column:
     @property
     def sql(self) -> str:
         """The quoted identifier, qualified by the table alias ``t`` that every query uses."""
-        return f"t.{quote(self.name)}"
+        return f"t.{quoted(self.name)}"
 
     @property
     def comparable(self) -> str:
@@ -79,11 +81,6 @@ class Column:
         if self.family is Family.FLOAT:
             return f"CASE WHEN isnan({self.sql}) THEN NULL ELSE {self.sql} END"
         return self.sql
-
-
-def quote(name: str) -> str:
-    """A SQL identifier: double quotes, doubled inside."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def family_of(type_name: str) -> Family:

@@ -4,9 +4,9 @@ import duckdb
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from contracts.delivery.columns import Family, columns_of, family_of
-from contracts.delivery.filter import FILTER_MAX_DEPTH, Condition, compile_filter
-from contracts.errors import FilterInvalid
+from listings.errors import FilterInvalid
+from listings.row_filter import FILTER_MAX_DEPTH, Condition, compile_filter
+from listings.typed_columns import Family, columns_of, family_of
 
 COLUMNS = columns_of(
     [
