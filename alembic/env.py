@@ -27,7 +27,7 @@ MODELS = (
     "contracts.billing_models",
     "contracts.resale_models",
     "contracts.dispute_models",
-    "contracts.fingerprint.models",
+    "contracts.copies.models",
     "contracts.changes.models",
     "contracts.proxy.models",
     "contracts.sharing.models",

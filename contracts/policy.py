@@ -5,7 +5,8 @@ Clauses (ODRL counterpart): ``purpose`` (purpose), ``territory`` (spatial), ``pe
 (delete, a duty), ``resale`` (sell), ``versions`` (no counterpart). The first four are checked at
 every delivery, in this order; the next three bind the buyer afterwards and are carried in terms
 and receipts; ``resale`` is checked when unused units are offered (:mod:`contracts.resale`),
-``versions`` where a delivery chooses what it reads (:mod:`contracts.versions.granted`).
+``versions`` where a delivery chooses what it reads (:mod:`contracts.versions.granted`); ``masks``
+and ``row_filter`` (refinement) in the copy that is read (:mod:`contracts.copies.masked`).
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import Field, StringConstraints
 
 from contracts.errors import PolicyRefused
+from listings.mask_schemas import Mask
 from listings.policy_schemas import FingerprintClause, ResaleClause
 from market.kernel.schemas import Schema
 
@@ -32,6 +34,9 @@ class Clause(StrEnum):
     PERIOD = "period"
     COUNT = "count"
     VERSIONS = "versions"
+    MASKS = "masks"
+    ROW_FILTER = "row_filter"
+    FINGERPRINT = "fingerprint"
 
 
 class Policy(Schema):
@@ -64,6 +69,12 @@ class Policy(Schema):
     )
     fingerprint: FingerprintClause | None = Field(
         default=None, description="Marks by which the buyer's copy is recognized; null: none."
+    )
+    masks: list[Mask] = Field(
+        default=[], description="Columns that the buyer gets less exactly (docs/masks.md)."
+    )
+    row_filter: str | None = Field(
+        default=None, description="Which rows the buyer gets; null: all."
     )
     versions: Literal["pinned", "follow_latest"] = Field(
         default="pinned", description="Which versions may be read (docs/versions.md)."
@@ -124,6 +135,14 @@ def evaluate(policy: Policy, access: Access) -> None:
 def refuse_version(detail: str) -> NoReturn:
     """Raises PolicyRefused (403, clause ``versions``)."""
     raise _refused(Clause.VERSIONS, detail)
+
+
+def refuse_masked(policy: Policy) -> None:
+    """Raises PolicyRefused (403) if the data must go through the policy's masks or row filter."""
+    if policy.masks:
+        raise _refused(Clause.MASKS, "What an upstream answers cannot be masked as agreed.")
+    if policy.row_filter is not None:
+        raise _refused(Clause.ROW_FILTER, "What an upstream answers cannot be filtered as agreed.")
 
 
 def _refused(clause: Clause, detail: str) -> PolicyRefused:

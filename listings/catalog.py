@@ -22,6 +22,7 @@ from listings.catalog_schemas import (
     Suggestions,
 )
 from listings.classification import Grade
+from listings.detectors import MASK
 from listings.errors import ListingNotFound
 from listings.lifecycle import ListingStatus
 from listings.models import Listing, Product, ProductVersion
@@ -212,13 +213,30 @@ async def show_item(kernel: Kernel, listing_id: UUID) -> CatalogItem:
 async def show_preview(kernel: Kernel, listing_id: UUID) -> Preview:
     """The masked first rows of a listing on the market. Raises ListingNotFound (404)."""
     async with kernel.unit_of_work() as uow:
-        _, version = await _live(uow, listing_id)
+        listing, version = await _live(uow, listing_id)
+    policy = Policy.model_validate(listing.policy)
+    masked = {mask.column for mask in policy.masks}
+    places = [place for place, each in enumerate(version.columns) if each["name"] in masked]
     return Preview(
         columns=[ColumnView.model_validate(each) for each in version.columns],
-        rows=version.preview,
+        # The first rows may be none of those that are sold.
+        rows=[]
+        if policy.row_filter is not None
+        else [_hide(row, places) for row in version.preview],
         row_count=version.row_count,
-        masked_columns=version.sensitive_columns,
+        masked_columns=[
+            each["name"]
+            for each in version.columns
+            if each["name"] in masked or each["name"] in version.sensitive_columns
+        ],
     )
+
+
+def _hide(row: list[Any], places: Sequence[int]) -> list[Any]:
+    hidden = list(row)
+    for place in places:
+        hidden[place] = None if row[place] is None else MASK
+    return hidden
 
 
 async def suggest(kernel: Kernel, text: str) -> Suggestions:

@@ -194,3 +194,10 @@ class FilterInvalid(Invalid):
     """Extra member ``position``: zero-based character offset of the offending token."""
 
     code, title = "filter_invalid", "The filter cannot be used"
+
+
+class MaskInvalid(Invalid):
+    """A mask names a column of the version, of a type that its kind is for."""
+
+    code, title = "mask_invalid", "The version's columns cannot be masked like this"
+    default_hint = "Text takes pseudonym and prefix, numbers round, times truncate, all hide."

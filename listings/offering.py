@@ -9,6 +9,7 @@ from listings.classification import Grade
 from listings.errors import ListingNotFound, NotEditable, ProductNotRegistered, RightMissing
 from listings.fingerprints import require_markable
 from listings.lifecycle import LISTING, Action, ListingStatus, VersionStatus, advance
+from listings.masks import require_maskable
 from listings.models import Listing, Product, ProductVersion
 from listings.policy_schemas import Policy
 from listings.products import get_product
@@ -43,8 +44,7 @@ async def create_listing(kernel: Kernel, actor: Actor, body: ListingInput) -> Li
         version = await _certified_version(uow, product, body.version_id)
         if not product.rights["product_operation"]["held"]:
             raise RightMissing(param="product_id")
-        if body.policy.fingerprint is not None:
-            require_markable(body.policy.fingerprint, version.columns)
+        _require_deliverable(body.policy, version)
         listing = Listing(
             id=new_id(),
             product_id=product.id,
@@ -66,6 +66,13 @@ async def create_listing(kernel: Kernel, actor: Actor, body: ListingInput) -> Li
         view = view_of(listing)
         await uow.answer(view, headers={"Location": f"/v1/listings/{show('lst', listing.id)}"})
     return view
+
+
+def _require_deliverable(policy: Policy, version: ProductVersion) -> None:
+    """Raises FingerprintInvalid, MaskInvalid, FilterInvalid (422)."""
+    require_maskable(policy.masks, policy.row_filter, version.columns)
+    if policy.fingerprint is not None:
+        require_markable(policy.fingerprint, version.columns)
 
 
 async def _certified_version(
@@ -103,9 +110,9 @@ async def change_listing(
             decisions.step(uow, actor, SubjectKind.LISTING, listing, Action.REVISE, target=target)
         elif listing.status != ListingStatus.DRAFT:
             raise NotEditable(f"The listing is {listing.status}.", current=listing.status)
-        if body.policy is not None and body.policy.fingerprint is not None:
+        if body.policy is not None:
             version = await uow.session.get_one(ProductVersion, listing.version_id)
-            require_markable(body.policy.fingerprint, version.columns)
+            _require_deliverable(body.policy, version)
         given = body.model_dump(mode="json", exclude_none=True)
         listing.sqlmodel_update(given)
         listing.revision += 1

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints, model_validator
 
+from listings.mask_schemas import MASKS_MAX, ColumnName, Mask, PseudonymMask, Step
+from listings.row_filter import FILTER_MAX_CHARS
 from listings.vocabulary import Purpose
 from market.kernel.schemas import Schema
 
@@ -28,6 +30,9 @@ UNIQUE = {"uniqueItems": True}
 Days = Annotated[int, Field(strict=True, ge=0, le=DAYS_MAX)]
 
 
+RowFilter = Annotated[str, StringConstraints(min_length=1, max_length=FILTER_MAX_CHARS)]
+
+
 class ResaleClause(Schema):
     """Unused metered units may be sold on; a resale never outlives the original term.
 
@@ -41,20 +46,11 @@ class ResaleClause(Schema):
     )
 
 
-ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern="^[^\x00]*$")]
-
-
 class MarkedColumn(Schema):
     """A numeric column of which values may be changed, each by no more than ``tolerance``."""
 
     name: ColumnName
-    tolerance: Annotated[
-        str,
-        StringConstraints(
-            pattern=r"^(?:[1-9][0-9]{0,11}|(?:0|[1-9][0-9]{0,11})\.[0-9]{0,11}[1-9])$"
-        ),
-        Field(examples=["0.01"], description="A decimal number above zero."),
-    ]
+    tolerance: Step
 
 
 class FingerprintClause(Schema):
@@ -118,7 +114,16 @@ class Policy(Schema):
         description="A version that removes or retypes a column is followed so many days after it "
         "was certified.",
     )
-
+    masks: Annotated[list[Mask], Field(max_length=MASKS_MAX)] = Field(
+        default=[], description="Columns that buyers get less exactly, each at most once."
+    )
+    row_filter: (
+        Annotated[str, StringConstraints(min_length=1, max_length=FILTER_MAX_CHARS)] | None
+    ) = Field(
+        default=None,
+        description="Which rows are sold, in the filter language of the rows API, over the values "
+        "before masks; null: all.",
+    )
     fingerprint: FingerprintClause | None = Field(
         default=None, description="Marks by which a buyer's copy is recognized; null: none."
     )
@@ -127,4 +132,17 @@ class Policy(Schema):
     def _sub_leases_are_buyer_safe(self) -> Self:
         if self.sub_lease_units and self.meter_side != "buyer_safe":
             raise ValueError("sub_lease_units needs meter_side buyer_safe")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_leave_marks(self) -> Self:
+        masked = {mask.column: mask for mask in self.masks}
+        if len(masked) < len(self.masks):
+            raise ValueError("a column is masked twice")
+        if self.fingerprint is not None:
+            if any(column.name in masked for column in self.fingerprint.columns):
+                raise ValueError("a column is both masked and marked")
+            for name in self.fingerprint.keys:
+                if name in masked and not isinstance(masked[name], PseudonymMask):
+                    raise ValueError("keys of a fingerprint take no mask but pseudonym")
         return self

@@ -35,7 +35,7 @@ FILTER_MAX_LITERALS = 500
 NUMBER_MAX_DIGITS = 38
 INT64_MAX = 2**63 - 1
 
-Parameter = str | int | float | bool | Decimal | date | datetime | time
+Parameter = str | bytes | int | float | bool | Decimal | date | datetime | time
 
 _TOKEN = re.compile(
     r"""

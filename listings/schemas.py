@@ -256,7 +256,8 @@ class VersionView(VersionSummary):
 
 
 class Preview(Schema):
-    """The first rows in file order; sensitive values are masked with ``***``."""
+    """The first rows in file order; sensitive values, and those of columns that the policy masks,
+    are shown as ``***``. None of a listing with a row filter."""
 
     columns: list[ColumnView]
     rows: list[list[str | int | float | bool | None]]

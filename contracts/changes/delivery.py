@@ -23,6 +23,7 @@ from contracts.models import Unit
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from listings import offers
+from listings.masks import blurred
 from listings.row_filter import ALWAYS
 from listings.typed_columns import Column, Family
 from market.kernel.context import Kernel
@@ -87,8 +88,8 @@ async def _changed(
     comparison = Comparison(
         Side(str(await kernel.blobs.local_path(before.blob_key)), shared, before.only),
         Side(str(await kernel.blobs.local_path(after.blob_key)), names, after.only),
-        # A token that does not read all of the key compares whole rows.
-        key if set(key) <= set(shared) else (),
+        # A buyer that does not read all of the key, or not exactly, compares whole rows.
+        key if set(key) <= set(shared) - blurred(after.policy.masks) else (),
         mark,
     )
     # Not the versions' names: the files of a marked agreement are its own.

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.changes.models import KEY_COLUMNS_MAX
-from listings.policy_schemas import ColumnName
+from listings.mask_schemas import ColumnName
 from market.kernel.ids import ProductId
 from market.kernel.schemas import Schema
 

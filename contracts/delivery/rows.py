@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
+from contracts.copies.opening import open_copy
 from contracts.delivery import sql
 from contracts.delivery.charges import (
     not_enough,
@@ -54,7 +55,6 @@ from contracts.errors import (
     QuotaExhausted,
     TokenForOtherGrant,
 )
-from contracts.fingerprint.copies import Copy, copies_of
 from contracts.metering import Hold, Meter, meter_of
 from contracts.metering_records import Fact
 from contracts.models import Agreement, Grant, Unit
@@ -63,7 +63,6 @@ from contracts.schemas import RowCount
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from contracts.versions.granted import version_of
-from listings.models import ProductVersion
 from listings.row_filter import ALWAYS, Condition, both, compile_filter
 from listings.typed_columns import Column, columns_of
 from market.kernel.context import Kernel
@@ -347,10 +346,7 @@ class RowsService:
             version = await version_of(uow, grant, policy, number)
         if buyer.status is PartyStatus.SUSPENDED:
             raise PartySuspended
-        read: ProductVersion | Copy = version
-        if policy.fingerprint is not None:
-            copies = copies_of(self._kernel)
-            read = await copies.open(version, grant.agreement_id, policy.fingerprint)
+        read = await open_copy(self._kernel, version, grant.agreement_id, policy)
         context = Context(
             agreement_id=grant.agreement_id,
             product_id=grant.product_id,
@@ -363,7 +359,7 @@ class RowsService:
             country=buyer.jurisdiction,
             delivery_count=grant.delivery_count,
             blob_key=read.blob_key,
-            row_count=version.row_count,
+            row_count=read.row_count,
             byte_count=read.byte_count,
             sha256=read.sha256,
             columns=columns_of(version.columns),

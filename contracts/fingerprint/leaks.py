@@ -13,8 +13,17 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from sqlmodel import select
 
-from contracts.fingerprint.keys import fingerprint_key, scheme_of
-from contracts.fingerprint.marks import BITS_MAX, FALSE_ALARM, Marks, Scheme, Verdict, judge, read
+from contracts.copies.keys import copy_key
+from contracts.fingerprint.marks import (
+    BITS_MAX,
+    FALSE_ALARM,
+    Marks,
+    Scheme,
+    Verdict,
+    judge,
+    read,
+    scheme_of,
+)
 from contracts.models import Agreement
 from contracts.policy import parse_policy
 from listings import offers
@@ -49,12 +58,12 @@ async def trace_leak(kernel: Kernel, product_id: UUID, sample: Path) -> Suspicio
     """None when the sample has no row that is marked.
 
     Memory is bounded by a batch of rows, work by BITS_MAX marks for each candidate. Raises
-    SampleUnreadable, FingerprintKeyMissing (503).
+    SampleUnreadable, CopyKeyMissing (503).
     """
     buyers, groups = await _candidates(kernel, product_id)
     if not groups:
         raise SampleUnreadable("no agreement on this product carries marks")
-    key = fingerprint_key(kernel)
+    key = copy_key(kernel)
     best: Verdict | None = None
     for clause, (schema, agreements) in groups.items():
         scheme = scheme_of(FingerprintClause.model_validate_json(clause))

@@ -21,6 +21,8 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from listings.policy_schemas import FingerprintClause
+
 # One row in so many is marked: 1 % of 20,000 rows leaves about 50 bits; for 100 agreements 37 do.
 SPACING = 4
 # More make no verdict surer that is sure, and cost every candidate a hash each.
@@ -52,6 +54,12 @@ class Scheme:
         names = [*self.keys, *(column.name for column in self.columns)]
         if not self.keys or not self.columns or len(set(names)) != len(names):
             raise ValueError("a fingerprint needs key columns and others that may be changed")
+
+
+def scheme_of(clause: FingerprintClause) -> Scheme:
+    """What an agreement's policy names."""
+    columns = tuple(Marked(column.name, Decimal(column.tolerance)) for column in clause.columns)
+    return Scheme(tuple(clause.keys), columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from contracts.errors import MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
+from contracts.policy import refuse_masked
 from contracts.proxy import bounds, caching, kept, secrets, upstreams, violations
 from contracts.proxy.calling import Calls, Request, require_fitting
 from contracts.proxy.calls import AnswerBroken
@@ -100,6 +101,7 @@ class ProxyService:
         claims, context, _ = await rows_service(self._kernel).authorize(
             RowsRequest(token=token, address=address, operation=WayOut.PROXY)
         )
+        refuse_masked(context.policy)
         # What could be bought more of may be read with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await meter_of(self._kernel).admit(claims.grant_id, claims.token_id)
@@ -118,6 +120,7 @@ class ProxyService:
         key = checked_key(request.delivery_id)
         asking = RowsRequest(token=request.token, address=request.address, operation=WayOut.PROXY)
         claims, context, headers = await rows_service(self._kernel).authorize(asking)
+        refuse_masked(context.policy)
         headers |= {"Delivery-Id": key, "X-Content-Type-Options": "nosniff"}
         meter = meter_of(self._kernel)
         earlier: Earlier | None = None

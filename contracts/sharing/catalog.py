@@ -65,7 +65,7 @@ class Table:
     only: Condition
     narrow: bool
     # The file is the agreement's own copy.
-    marked: bool
+    copied: bool
     quota_id: UUID | None
 
     def require(self, share: str, schema: str | None = None, table: str | None = None) -> None:
@@ -133,10 +133,10 @@ async def _table(kernel: Kernel, claims: Claims, context: Context) -> Table:
         version=version.number,
         version_at=version.created_at,
         table_id=show("prd", product.id),
-        rows=version.row_count,
+        rows=context.row_count,
         blob_key=context.blob_key,
         byte_count=context.byte_count,
-        marked=context.policy.fingerprint is not None,
+        copied=context.blob_key != version.blob_key,
         unit=context.unit,
         seller_safe=context.policy.meter_side == "seller_safe",
         columns=context.columns,

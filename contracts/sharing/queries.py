@@ -105,7 +105,7 @@ async def answer(kernel: Kernel, table: Table, asked: Asked) -> ShareQuery:
         # Files are kept by this digest: what a token may not read is in none that it gets.
         what["fields"] = [field.name for field in table.fields]
         what["only"] = [table.only.sql, [str(each) for each in table.only.parameters]]
-    if table.marked:
+    if table.copied:
         what["copy"] = table.blob_key
     digest = sha256_hex(canonical_json(what))
     known = await _known(kernel, table.claims.grant_id, key, digest)

@@ -159,6 +159,9 @@ _PAGES: Final[dict[str, tuple[str, str]]] = {
     "policy.period": ("Period of use", "使用期限"),
     "policy.days": ("{days} days", "{days} 天"),
     "policy.term": ("the plan's term", "按方案期限"),
+    "policy.row_filter": ("Rows", "行范围"),
+    "policy.masks": ("Masked columns", "脱敏字段"),
+    "policy.fingerprint": ("Marks of each buyer's copy", "买方副本水印"),
     # Agreements
     "agreements": ("Agreements", "协议"),
     "agreements.empty": ("No agreements yet.", "暂无协议。"),

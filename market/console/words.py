@@ -34,6 +34,13 @@ WORDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "irregular": ("irregular", "不定期"),
         "static": ("static", "不更新"),
     },
+    "mask": {
+        "hide": ("hidden", "隐藏"),
+        "pseudonym": ("pseudonym", "假名化"),
+        "round": ("rounded", "取整"),
+        "truncate": ("truncated", "截断"),
+        "prefix": ("prefix", "前缀"),
+    },
     "purpose": {
         "academic_research": ("academic research", "学术研究"),
         "internal_analytics": ("internal analytics", "内部分析"),

@@ -81,9 +81,9 @@ class Settings(BaseSettings):
         default=None,
         description="Keys that seal stored secrets; created under home in the sandbox.",
     )
-    fingerprint_key_file: Path | None = Field(
+    copy_key_file: Path | None = Field(
         default=None,
-        description="The key that chooses buyers' marks (64 hex digits), never to be changed; "
+        description="The key of buyers' marks and pseudonyms (64 hex digits), never changed; "
         "created under home in the sandbox.",
     )
     upstream_loopback: bool = Field(

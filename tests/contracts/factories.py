@@ -1,6 +1,7 @@
 """Agreements for every test: paid into escrow and formed by the real services."""
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlmodel import select
@@ -104,11 +105,15 @@ async def make_trade(
     acceptance_window_days: int = 7,
     meter_side: str = "buyer_safe",
     sub_lease_units: int = 0,
+    **clauses: Any,
 ) -> Trade:
-    """A fresh seller, listing, plan and buyer, and their agreement."""
+    """A fresh seller, listing, plan and buyer, and their agreement.
+
+    ``clauses`` are more of the policy.
+    """
     seller = await make_party(kernel, Role.SELLER)
     buyer = await make_party(kernel, Role.BUYER)
-    policy = {**listing_body("")["policy"], "meter_side": meter_side}
+    policy = {**listing_body("")["policy"], "meter_side": meter_side, **clauses}
     if sub_lease_units:
         policy["sub_lease_units"] = sub_lease_units
     listing = await make_listing(kernel, seller, rows=rows, policy=policy)

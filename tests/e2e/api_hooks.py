@@ -71,6 +71,7 @@ _RULES = {
     "insufficient_funds": "the balance",
     "key_invalid": "the columns of the data",
     "lots_off_step": "see price_off_tick",
+    "mask_invalid": "see filter_invalid",
     "month_unknown": "the time",
     "invitee_unknown": "who is registered",
     "operation_invalid": "two fields of an operation together",

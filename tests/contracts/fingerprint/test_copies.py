@@ -20,11 +20,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from contracts.copies.errors import CopyKeyMissing
+from contracts.copies.opening import open_copy
 from contracts.errors import PolicyRefused
-from contracts.fingerprint.copies import copies_of
-from contracts.fingerprint.errors import FingerprintKeyMissing
 from contracts.fingerprint.leaks import SampleUnreadable, trace_leak
 from contracts.fingerprint.marks import BITS_MAX
+from contracts.policy import Policy, parse_policy
 from listings import offers
 from listings.errors import FingerprintInvalid
 from listings.policy_schemas import FingerprintClause
@@ -219,27 +220,27 @@ async def test_readers_at_once_have_one_copy_and_what_cannot_be_marked_is_refuse
         version = await offers.get_version(uow, trade.agreement.version_id)
     buyer = await make_party(kernel, Role.BUYER)
     other = await make_agreement(kernel, buyer, seller, trade.plan)
-    clause = FingerprintClause.model_validate(CLAUSE)
+    policy = Policy(fingerprint=FingerprintClause.model_validate(CLAUSE))
     opened = await asyncio.gather(
         *(
-            copies_of(process).open(version, other.id, clause)
+            open_copy(process, version, other.id, policy)
             for process in (kernel, kernel, dataclasses.replace(kernel))
         )
     )
     assert len(set(opened)) == 1
-    broken = clause.model_copy(update={"keys": ["flight"]})
+    broken = parse_policy({"fingerprint": {**CLAUSE, "keys": ["flight"]}})
     third = await make_agreement(kernel, buyer, seller, trade.plan)
     with pytest.raises(PolicyRefused, match="marked as agreed"):
-        await copies_of(kernel).open(version, third.id, broken)
+        await open_copy(kernel, version, third.id, broken)
     settings = kernel.settings.model_copy(
         update={
-            "fingerprint_key_file": kernel.settings.home / "absent" / "x",
+            "copy_key_file": kernel.settings.home / "absent" / "x",
             "environment": Environment.PRODUCTION,
         }
     )
     keyless = dataclasses.replace(kernel, settings=settings)
-    with pytest.raises(FingerprintKeyMissing):
-        await copies_of(keyless).open(version, third.id, clause)
+    with pytest.raises(CopyKeyMissing):
+        await open_copy(keyless, version, third.id, policy)
 
 
 @pytest.mark.parametrize(

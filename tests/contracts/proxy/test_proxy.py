@@ -309,6 +309,23 @@ async def test_only_plans_that_count_calls_take_calls(make_offer: MakeOffer) -> 
     assert offer.server.connections == 0
 
 
+@pytest.mark.parametrize(
+    ("clause", "value"),
+    [("masks", [{"kind": "hide", "column": "delay"}]), ("row_filter", "delay > 0")],
+)
+async def test_what_the_policy_masks_is_not_to_be_had_in_clear(
+    make_offer: MakeOffer, clause: str, value: object
+) -> None:
+    offer = await make_offer({clause: value}, x=servers.json_of([]))
+    await offer.register(operation())
+    refused = problem(await offer.call(), 403, "policy_refused")
+    assert refused["clause"] == clause
+    headers = {"Authorization": f"Bearer {offer.token}"}
+    listed = await offer.client.get("/v1/delivery/proxy", headers=headers)
+    problem(listed, 403, "policy_refused")
+    assert offer.server.connections == 0
+
+
 async def test_a_retired_upstream_answers_nothing(make_offer: MakeOffer, kernel: Kernel) -> None:
     offer = await make_offer(x=servers.json_of([]))
     problem(await offer.call(), 404, "upstream_not_found")

@@ -1,5 +1,7 @@
 """Products with several versions, and grants that follow them."""
 
+from typing import Any
+
 import pyarrow as pa
 
 from contracts.versions.notices import announce_versions
@@ -21,14 +23,16 @@ async def make_follower(
     lot_units: int = 1_000,
     unit: str = "row",
     breaking_notice_days: int = 14,
+    **clauses: Any,
 ) -> Trade:
-    """A grant for a product whose first version is ``table``."""
+    """A grant for a product whose first version is ``table``; ``clauses`` are its policy's."""
     seller = await make_party(kernel, Role.SELLER)
     buyer = await make_party(kernel, Role.BUYER)
     policy = {
         **listing_body("")["policy"],
         "versions": versions,
         "breaking_notice_days": breaking_notice_days,
+        **clauses,
     }
     listing = await make_listing(kernel, seller, table=table, policy=policy)
     plan = await make_plan(

@@ -1,4 +1,4 @@
-"""What a marked copy may refuse."""
+"""What a buyer's copy may refuse."""
 
 from market.kernel.errors import Unavailable
 
@@ -10,8 +10,8 @@ class CopyPreparing(Unavailable):
     default_hint = "Repeat the request; nothing was charged."
 
 
-class FingerprintKeyMissing(Unavailable):
-    """No key to choose marks with."""
+class CopyKeyMissing(Unavailable):
+    """No key to choose marks and pseudonyms with."""
 
-    code, title = "fingerprint_key_missing", "Marked copies cannot be made now"
-    default_hint = "The operator sets MARKET_FINGERPRINT_KEY_FILE; nothing was charged."
+    code, title = "copy_key_missing", "Copies cannot be made now"
+    default_hint = "The operator sets MARKET_COPY_KEY_FILE; nothing was charged."
