@@ -83,12 +83,16 @@ _NO_LEASE = UUID(int=0)
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A page that is reserved and may be sent; ``finish`` is told how many bytes of it were."""
+    """A page that may be sent: reserved, or ``paid`` before under the same Delivery-Id.
+
+    ``finish`` is told how many bytes of it were sent.
+    """
 
     page: Page
     headers: dict[str, str]
     deadline_s: float
     finish: Finish
+    paid: bool = False
 
 
 # A grant and, where one was named, the number of a version.
@@ -166,7 +170,7 @@ class RowsService:
         if isinstance(outcome, Earlier):
             require_replayable(outcome, page.query_sha256, now=self._kernel.clock.now())
             headers |= meter_headers(0, None, outcome.receipt_id, unit=context.unit)
-            return Ready(page, headers, float(self._meter.hold_s), _paid)
+            return Ready(page, headers, float(self._meter.hold_s), _nothing_due, paid=True)
         left = remaining_after(outcome, whole.units)
         headers |= meter_headers(whole.units, left, whole.receipt_id, unit=context.unit)
         left_s = outcome.deadline - time.monotonic() - SEND_MARGIN_S
@@ -451,7 +455,7 @@ class RowsService:
         return finish
 
 
-def _paid(_sent: int) -> None:
+def _nothing_due(_sent: int) -> None:
     """What was paid under the same Delivery-Id may be sent again."""
 
 
