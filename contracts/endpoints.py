@@ -171,7 +171,9 @@ FilterQuery = Annotated[
     Query(
         alias="filter",
         max_length=FILTER_MAX_CHARS,
-        description="Conditions with and/or/not, =, !=, <, <=, >, >=, in, like, is null.",
+        description="Conditions with and/or/not, =, !=, <, <=, >, >=, in, like, is null. Dates and "
+        "times are ISO 8601 strings in the years 1 to 9999 (1678 to 2261 for a column that keeps "
+        "nanoseconds).",
         examples=["carrier = 'UA' and dep_delay > 15"],
     ),
 ]
