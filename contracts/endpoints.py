@@ -7,6 +7,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from contracts import acceptance, grants, receipts, resale_trace, tokens, trace
 from contracts.agreement_states import AgreementStatus
+from contracts.copies import disclosure
 from contracts.delivery.bearer import SECURITY, peer_of, token_of
 from contracts.delivery.coding import codings_of
 from contracts.delivery.formats import MEDIA_TYPES, Format
@@ -171,7 +172,9 @@ FilterQuery = Annotated[
     Query(
         alias="filter",
         max_length=FILTER_MAX_CHARS,
-        description="Conditions with and/or/not, =, !=, <, <=, >, >=, in, like, is null.",
+        description="Conditions with and/or/not, =, !=, <, <=, >, >=, in, like, is null. Dates and "
+        "times are ISO 8601 strings in the years 1 to 9999 (1678 to 2261 for a column that keeps "
+        "nanoseconds).",
         examples=["carrier = 'UA' and dep_delay > 15"],
     ),
 ]
@@ -191,6 +194,7 @@ VersionQuery = Annotated[
 _HEADERS = {
     "Data-Version": "The number of the version that was read.",
     "Delivery-Id": "Repeat it to fetch the same page again, free for 24 hours.",
+    disclosure.HEADER: disclosure.DESCRIPTION,
     "Meter-Charged": "Units charged for this page.",
     "Meter-Remaining": "Units left after it; absent without a bound.",
     "Receipt-Id": "The signed receipt of this delivery.",

@@ -6,6 +6,7 @@ Order of an ending: expire_grants or a revocation → end_leases → close_out. 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from contracts.agreements import lock_agreement
 from contracts.errors import MeterUnavailable
 from contracts.metering import meter_of
 from contracts.metering_leases import DRAIN_MARGIN_S
+from contracts.metering_records import FactTooNew
 from contracts.models import Agreement, Ending, Grant, LeaseState, PlanKind
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -40,7 +42,9 @@ async def sweep_meters(kernel: Kernel) -> int:
     recorded = 0
     try:
         for grant_id in used:
-            recorded += await meter_of(kernel).recover(grant_id, age_ms=SWEEP_AGE_MS)
+            # A later version's records wait for its own processes; the other grants do not.
+            with contextlib.suppress(FactTooNew):
+                recorded += await meter_of(kernel).recover(grant_id, age_ms=SWEEP_AGE_MS)
     except MeterUnavailable:
         _log.warning("sweep_without_cache")
     return recorded
@@ -54,7 +58,10 @@ async def sweep_token_quotas(kernel: Kernel) -> int:
     try:
         for grant_id, quota_id in found:
             # First what was delivered: its units are billed, not given back.
-            await meter_of(kernel).recover(grant_id, age_ms=0)
+            try:
+                await meter_of(kernel).recover(grant_id, age_ms=0)
+            except FactTooNew:
+                continue
             async with kernel.unit_of_work() as uow:
                 ended += await token_quota.end_overdue(await uow.raw(), quota_id)
     except MeterUnavailable:
@@ -84,6 +91,9 @@ async def _end_lease(kernel: Kernel, lease_id: UUID, grant_id: UUID, state: str)
     try:
         await meter.recover(grant_id, age_ms=0)
         idle = await meter.forget(grant_id, lease_id)
+    except FactTooNew:
+        # Its units are still to be billed, by a process that can read it.
+        return not closing
     except MeterUnavailable:
         idle = False
     if closing or idle:

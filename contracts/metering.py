@@ -24,7 +24,7 @@ from contracts import metering_leases as leases, metering_scripts as scripts, to
 from contracts.errors import DeliveryInProgress, MeterUnavailable, TokenRevoked
 from contracts.metering_blocks import Block, Blocks
 from contracts.metering_cache import MeterCache
-from contracts.metering_records import Fact, record, unpack
+from contracts.metering_records import Fact, FactTooNew, record, unpack
 from market.kernel.context import Kernel
 from market.kernel.errors import MarketError
 from market.kernel.logging import get_logger
@@ -287,14 +287,21 @@ class Meter:
     async def recover(self, grant_id: UUID, *, age_ms: int) -> int:
         """Sweep one grant: end overdue reservations, record facts older than ``age_ms``.
 
-        Facts of a live process may be found too; recording twice is harmless.
+        Facts of a live process may be found too; recording twice is harmless. Raises FactTooNew
+        once those that this version can read are recorded, should others be left.
         """
         found = await self.cache.call(scripts.SWEEP, grant_id, age_ms)
-        facts = [
-            replace(unpack(text), lease_id=UUID(lease))
-            for lease, text in zip(found[::2], found[1::2], strict=True)
-        ]
-        return await self._write(facts) if facts else 0
+        facts, left = [], None
+        for lease, text in zip(found[::2], found[1::2], strict=True):
+            try:
+                facts.append(replace(unpack(text), lease_id=UUID(lease)))
+            except FactTooNew as error:
+                left = error
+        written = await self._write(facts) if facts else 0
+        if left is not None:
+            _log.warning("fact_too_new", grant_id=grant_id.hex)
+            raise left
+        return written
 
     async def forget(self, grant_id: UUID, lease_id: UUID) -> bool:
         """Stop serving from a lease that is to be drained; True when nothing is left to drain."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -24,5 +24,8 @@ class Asked:
 
     @classmethod
     def of(cls, values: dict[str, Any] | None) -> Asked | None:
-        """From its JSON form."""
-        return None if values is None else cls(**{**values, "fields": tuple(values["fields"])})
+        """From its JSON form; members that this version does not know are passed over."""
+        if values is None:
+            return None
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        return cls(**{**known, "fields": tuple(known.get("fields", ()))})

@@ -7,7 +7,7 @@ in the cache, or both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 import orjson
 
 from contracts import receipts, sql
+from contracts.errors import MeterUnavailable
 from contracts.metering_asked import Asked
 from contracts.models import LeaseState
 from contracts.token_quota import QuotaBatch, QuotaHold
@@ -56,12 +57,24 @@ class Fact:
         return orjson.dumps(self, default=str).decode()
 
 
+# What this code can read. Processes of two versions share a cache while a new one is rolled out.
+# A record whose new members change what is billed says ``needs`` with a higher number; members
+# that are only more to know need no such thing, and are passed over by who does not know them.
+READS = 1
+_MEMBERS = frozenset(each.name for each in fields(Fact))
 _IDS = ("usage_id", "receipt_id", "grant_id", "agreement_id", "version_id", "lease_id", "token_id")
 
 
+class FactTooNew(MeterUnavailable):
+    """The fact is for processes of a later version; until one reads it, it stays where it is."""
+
+
 def unpack(text: str) -> Fact:
-    """The fact behind :meth:`Fact.pack`."""
-    values: dict[str, Any] = orjson.loads(text)
+    """The fact behind :meth:`Fact.pack`, of whatever version. Raises FactTooNew (503)."""
+    packed: dict[str, Any] = orjson.loads(text)
+    if packed.get("needs", READS) > READS:
+        raise FactTooNew("A later version of this server delivered it.", retry_after_s=2)
+    values = {name: value for name, value in packed.items() if name in _MEMBERS}
     for name in _IDS:
         values[name] = UUID(values[name])
     values["delivered_at"] = datetime.fromisoformat(values["delivered_at"])

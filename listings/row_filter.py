@@ -14,8 +14,8 @@ Grammar (keywords in any case, columns exactly as in the schema, ``"quoted"`` wh
     literal    = string | number | "true" | "false"
 
 Literals never enter the SQL text: they become parameters. Column names come from the version's
-own schema and are quoted. Dates and times are ISO 8601 strings. NULL compares as in SQL, and NaN
-compares like NULL.
+own schema and are quoted. Dates and times are ISO 8601 strings in the years 1 to 9999, or 1678 to
+2261 where a column keeps nanoseconds. NULL compares as in SQL, and NaN compares like NULL.
 """
 
 import math
@@ -34,6 +34,8 @@ FILTER_MAX_LITERALS = 500
 # DuckDB's DECIMAL holds 38 digits.
 NUMBER_MAX_DIGITS = 38
 INT64_MAX = 2**63 - 1
+# Whole years that 64 bits of nanoseconds reach; DuckDB fails to compare them with any other.
+NANOSECOND_YEARS = range(1678, 2262)
 
 Parameter = str | bytes | int | float | bool | Decimal | date | datetime | time
 
@@ -273,7 +275,11 @@ def _from_string(text: str, token: _Token, column: Column) -> Parameter:
             return time.fromisoformat(text).replace(tzinfo=None)
         if column.family is Family.TIMESTAMP:
             moment = datetime.fromisoformat(text)
-            return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+            if moment.tzinfo is not None:
+                moment = moment.astimezone(UTC).replace(tzinfo=None)
+            if column.nanoseconds and moment.year not in NANOSECOND_YEARS:
+                raise ValueError
+            return moment
         if column.family is Family.TIMESTAMP_UTC:
             moment = datetime.fromisoformat(text)
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -65,6 +65,8 @@ class Column:
 
     name: str
     family: Family
+    # DuckDB's TIMESTAMP_NS: 64 bits of nanoseconds reach from 1677 to 2262.
+    nanoseconds: bool = False
 
     @property
     def sql(self) -> str:
@@ -101,6 +103,10 @@ def family_of(type_name: str) -> Family:
 def columns_of(stored: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """Columns by name from a version's stored ``[{name, type, nullable}]``, in file order."""
     return {
-        str(column["name"]): Column(str(column["name"]), family_of(str(column["type"])))
+        str(column["name"]): Column(
+            str(column["name"]),
+            family_of(str(column["type"])),
+            nanoseconds=str(column["type"]).upper() == "TIMESTAMP_NS",
+        )
         for column in stored
     }

@@ -9,6 +9,7 @@ from contracts.bulk.downloads import BulkRequest, download, manifest
 from contracts.bulk.ranges import RANGE_PATTERN
 from contracts.bulk.response import MEDIA_TYPE
 from contracts.bulk.schemas import BulkManifest
+from contracts.copies import disclosure
 from contracts.delivery.bearer import TokenDep, peer_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.versions.granted import NUMBER_MAX
@@ -29,6 +30,7 @@ VersionQuery = Annotated[
 _HEADERS = {
     "Data-Version": "The number of the version that was sent.",
     "Delivery-Id": "Repeat it to resume: parts that were paid for are free for 24 hours.",
+    disclosure.HEADER: disclosure.DESCRIPTION,
     "Meter-Charged": "Units that this answer costs once all of it is sent.",
     "Meter-Remaining": "Units left after it; absent without a bound.",
     "ETag": "The file's SHA-256; send it as If-Range when resuming.",

@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
+from contracts.copies.disclosure import disclosure
 from contracts.copies.opening import open_copy
 from contracts.delivery import sql
 from contracts.delivery.charges import (
@@ -282,10 +283,7 @@ class RowsService:
         context = await self.scoped(claims, request.version)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
         evaluate(context.at_delivery, access)
-        headers = window.headers()
-        if context.policy.fingerprint is not None:
-            headers["Fingerprinted"] = "true"
-        return context, headers
+        return context, window.headers() | disclosure(context.policy)
 
     async def scoped(self, claims: Claims, number: int | None) -> Context:
         """A version as far as the token may read it.

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from contracts.copies.disclosure import disclosure
 from contracts.delivery.door import door_of
 from contracts.delivery.requests import Context, RowsRequest
 from contracts.delivery.rows import rows_service
@@ -67,6 +68,8 @@ class Table:
     narrow: bool
     # The file is the agreement's own copy.
     copied: bool
+    # Headers that say whether it carries marks.
+    disclosed: Mapping[str, str]
     quota_id: UUID | None
 
     def require(self, share: str, schema: str | None = None, table: str | None = None) -> None:
@@ -138,6 +141,7 @@ async def _table(kernel: Kernel, claims: Claims, context: Context) -> Table:
         blob_key=context.blob_key,
         byte_count=context.byte_count,
         copied=context.blob_key != version.blob_key,
+        disclosed=disclosure(context.policy),
         unit=context.unit,
         seller_safe=context.policy.meter_side == "seller_safe",
         columns=context.columns,

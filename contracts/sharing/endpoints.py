@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic.json_schema import SkipJsonSchema
 
+from contracts.copies.disclosure import DESCRIPTION, HEADER, disclosure_of
 from contracts.delivery.bearer import delivery_bearer, peer_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
 from contracts.sharing import delta, files, links, queries, ranges
@@ -161,6 +162,11 @@ def _headers(table: Table) -> dict[str, str]:
     }
 
 
+_MARKED: dict[str, Any] = {HEADER: {"description": DESCRIPTION, "schema": {"type": "string"}}}
+_FILE: dict[str, Any] = {
+    "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    "headers": _MARKED,
+}
 _TABLE = "/shares/{share}/schemas/{schema}/tables/{table_name}"
 
 
@@ -198,7 +204,11 @@ async def show_table_metadata(
 @router.post(
     f"{_TABLE}/query",
     response_class=Response,
-    responses={200: _LINES, **_REFUSALS, **problems(402, 409, 413, 422)},
+    responses={
+        200: {**_LINES, "headers": {**_HEADERS, **_MARKED}},
+        **_REFUSALS,
+        **problems(402, 409, 413, 422),
+    },
     openapi_extra={"x-idempotent": False},
 )
 async def query_table(
@@ -244,7 +254,7 @@ async def query_table(
             "expirationTimestamp": expires_at_s * 1_000,
         }
         objects.append({"file": file})
-    headers = {**_headers(table), "Delivery-Id": made.delivery_key}
+    headers = {**_headers(table), **table.disclosed, "Delivery-Id": made.delivery_key}
     return Response(delta.lines(objects), media_type=delta.NDJSON, headers=headers)
 
 
@@ -268,6 +278,7 @@ async def head_shared_file(
     query = await files.find(kernel, query_id)
     await files.admit(kernel, query, address=peer_of(http))
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(query.byte_count)}
+    headers |= await disclosure_of(kernel, query.agreement_id)
     return Response(None, media_type=MEDIA_TYPE, headers=headers)
 
 
@@ -275,14 +286,8 @@ async def head_shared_file(
     "/files/{file_name}",
     response_class=Response,
     responses={
-        200: {
-            "description": "The file.",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-        },
-        206: {
-            "description": "The range.",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-        },
+        200: {"description": "The file.", **_FILE},
+        206: {"description": "The range.", **_FILE},
         **problems(400, 402, 403, 404, 409, 410, 416, 503),
     },
 )
@@ -303,6 +308,7 @@ async def download_shared_file(
     except ranges.Unsatisfiable as error:
         raise RangeUnsatisfiable(headers={"Content-Range": f"bytes */{size}"}) from error
     await files.admit(kernel, query, address=peer_of(http))
+    headers |= await disclosure_of(kernel, query.agreement_id)
     assert query.blob_key is not None
     path = await kernel.blobs.local_path(query.blob_key)
     span = asked or (0, size)

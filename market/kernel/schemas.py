@@ -72,7 +72,12 @@ def _computable(value: datetime) -> datetime:
 
 
 # Pydantic alone would also read numbers, as seconds or milliseconds by their size.
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_computable)]
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(_written_out),
+    AfterValidator(_computable),
+    Field(description="RFC 3339 with an offset, in the years 1000 to 8999 (UTC)."),
+]
 
 
 class LocalizedText(Schema):

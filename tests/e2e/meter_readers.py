@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import httpx
 
@@ -17,12 +18,28 @@ ANSWER_TIMEOUT_S = 20
 LATER = frozenset({409, 429, 503})
 
 
+class Received(NamedTuple):
+    """A page that arrived: its rows, the bytes of its body, the units said to be charged."""
+
+    rows: int
+    size: int
+    units: int
+    at: float
+
+
+class Lost(NamedTuple):
+    """A request for ``rows`` rows that got no answer, or not all of one."""
+
+    rows: int
+    at: float
+
+
 @dataclass
 class Book:
-    """What the readers of one grant know. Units by Delivery-Id."""
+    """What the readers of one grant know, by Delivery-Id."""
 
-    received: dict[str, tuple[int, float]] = field(default_factory=dict)
-    lost: dict[str, tuple[int, float]] = field(default_factory=dict)
+    received: dict[str, Received] = field(default_factory=dict)
+    lost: dict[str, Lost] = field(default_factory=dict)
     refused: dict[int, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     causes: Counter[str] = field(default_factory=Counter)
@@ -59,7 +76,7 @@ class Reader:
             await asyncio.sleep(PAUSE_S)
             return False
         except httpx.TransportError as error:
-            self._book.lost[key] = (rows, time.time())
+            self._book.lost[key] = Lost(rows, time.time())
             self._book.causes[type(error).__name__] += 1
             await asyncio.sleep(PAUSE_S)
             return True
@@ -71,7 +88,9 @@ class Reader:
         if answer.status_code != 200 or len(answer.json()["items"]) != rows:
             self._book.wrong.append(f"{key}: {answer.status_code} {answer.text[:300]}")
             return True
-        self._book.received[answer.headers["Delivery-Id"]] = (rows, time.time())
+        self._book.received[answer.headers["Delivery-Id"]] = Received(
+            rows, len(answer.content), int(answer.headers["Meter-Charged"]), time.time()
+        )
         return True
 
 

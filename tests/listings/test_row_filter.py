@@ -17,6 +17,7 @@ COLUMNS = columns_of(
         {"name": "late", "type": "BOOLEAN"},
         {"name": "day", "type": "DATE"},
         {"name": "moment", "type": "TIMESTAMP"},
+        {"name": "exact", "type": "TIMESTAMP_NS"},
         {"name": "tags", "type": "VARCHAR[]"},
         {"name": 'od"d name', "type": "VARCHAR"},
         {"name": "航班", "type": "VARCHAR"},
@@ -25,12 +26,14 @@ COLUMNS = columns_of(
 
 ROWS = (
     "SELECT * FROM (VALUES "
-    "('UA', 20.5, 1, 1.25, true, DATE '2013-01-01', TIMESTAMP '2013-01-01 05:00', ['a'], 'x',"
+    "('UA', 20.5, 1, 1.25, true, DATE '2013-01-01', TIMESTAMP '2013-01-01 05:00',"
+    " TIMESTAMP_NS '2013-01-01 05:00:00.000000001', ['a'], 'x',"
     " '甲'),"
-    "('AA', NULL, 2, 9.99, false, DATE '2013-02-01', TIMESTAMP '2013-02-01 06:00', ['b'], 'y',"
+    "('AA', NULL, 2, 9.99, false, DATE '2013-02-01', TIMESTAMP '2013-02-01 06:00',"
+    " TIMESTAMP_NS '2013-02-01 06:00', ['b'], 'y',"
     " '乙'),"
-    "(NULL, -3, 3, 0.10, NULL, NULL, NULL, NULL, 'O''Hare', NULL)"
-    ') t(carrier, dep_delay, flight, price, late, day, moment, tags, "od""d name", 航班)'
+    "(NULL, -3, 3, 0.10, NULL, NULL, NULL, NULL, NULL, 'O''Hare', NULL)"
+    ') t(carrier, dep_delay, flight, price, late, day, moment, exact, tags, "od""d name", 航班)'
 )
 
 
@@ -66,6 +69,9 @@ def matching(text: str) -> list[int]:
         ("late != true", [2]),
         ("day >= '2013-02-01'", [2]),
         ("moment < '2013-01-01T05:00:01Z'", [1]),
+        ("moment > '0001-01-01' and day < '9999-12-31'", [1, 2]),
+        ("exact > '1678-01-01' and exact < '2261-12-31T23:59:59.999999'", [1, 2]),
+        ("exact = '2013-02-01T07:00+01:00'", [2]),
         ("\"od\"\"d name\" = 'O''Hare'", [3]),
         ("航班 = '甲'", [1]),
         ("tags is null", [3]),
@@ -93,6 +99,9 @@ def test_meaning(text: str, flights: list[int]) -> None:
         ("tags = 'a'", 7),
         ("flight like '1'", 12),
         ("day = '2013-13-01'", 6),
+        ("day = '10000-01-01'", 6),
+        ("exact > '1677-12-31T23:59:59'", 8),
+        ("exact < '2262-01-01'", 8),
         ("flight = 1; drop table x", 10),
         ("flight = 1 -- x", 11),
         ("flight = (select 1)", 9),

@@ -1,7 +1,8 @@
 """Formats: what is negotiated, and that values survive."""
 
 import io
-from datetime import UTC, date, datetime
+import math
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
 import orjson
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
+from contracts.delivery import formats
 from contracts.delivery.formats import Format, PageMarks, encode, negotiate
 from contracts.errors import FormatNotOffered
 
@@ -74,6 +76,65 @@ def test_json_keeps_decimals_and_large_integers_exact() -> None:
         "big": 2**53 + 1,
         "real": None,
     }
+
+
+EVERYTHING = pa.table(
+    {
+        "text": pa.array(["", None, 'a"b\\\n\u2028', "中文 🛫", "\x00\x1f", "x" * 300, "e\u0301"]),
+        "words": pa.array(["UA", None, "AA", "UA", "UA", None, "AA"]).dictionary_encode(),
+        "money": pa.array([None, *map(Decimal, ("0.10", "-1", "0", "9e7", "1e-2", "7"))]).cast(
+            pa.decimal128(38, 10)
+        ),
+        "big": pa.array([0, None, 2**64 - 1, 2**63, 1, 2, 3], pa.uint64()),
+        "small": pa.array([-(2**63), 2**63 - 1, None, 0, 1, 2, 3], pa.int64()),
+        "real": pa.array([math.nan, math.inf, -math.inf, -0.0, 1e300, 0.1, None]),
+        "single": pa.array([0.1, None, 1.5, math.nan, 2.0, 3.0, 4.0], pa.float32()),
+        "yes": pa.array([True, None, False, True, True, True, False]),
+        "none": pa.nulls(7),
+        "day": pa.array([date(1, 1, 1), None, date(9999, 12, 31), *[date(2026, 1, 2)] * 4]),
+        "at": pa.array([datetime(2026, 1, 2, 3, 4, 5, 6), None, *[datetime(1, 1, 1)] * 5]),
+        "at_utc": pa.array(
+            [None, *[datetime(2026, 1, 2, tzinfo=UTC)] * 6], pa.timestamp("us", "UTC")
+        ),
+        "exact": pa.array([1, None, 2, 10**18, 10**18 + 1, -1, 0], pa.timestamp("ns")),
+        "noon": pa.array([time(12, 0, 0, 1), None, *[time(0)] * 5]),
+        "long": pa.array([1, None, 3, 4, 5, 6, 7], pa.duration("us")),
+        "raw": pa.array([b"\x00\xff", None, b"", b"a", b"b", b"c", b"d"]),
+        "list": pa.array([[1, None], None, [], [2], [3], [4], [5]], pa.list_(pa.int64())),
+        "tree": pa.array(
+            [{"a": [{"b": "ß"}], "c": None}, None, *[{"a": [], "c": Decimal("1.50")}] * 5],
+            pa.struct({"a": pa.list_(pa.struct({"b": pa.string()})), "c": pa.decimal128(10, 2)}),
+        ),
+        'odd"\n名': pa.array(range(7)),
+    }
+)
+
+
+def at_once(table: pa.Table, marks: PageMarks, *, lines: bool) -> bytes:
+    """All rows as objects in memory at the same time, in one call of orjson or one for each."""
+    rows, option = table.to_pylist(), orjson.OPT_UTC_Z
+
+    def plain(value: object) -> str:
+        return value.hex() if isinstance(value, bytes) else str(value)
+
+    if lines:
+        option |= orjson.OPT_APPEND_NEWLINE
+        return b"".join(orjson.dumps(row, default=plain, option=option) for row in rows)
+    page = {"items": rows, "has_more": marks.has_more, "next_after": marks.next_after}
+    return orjson.dumps(page, default=plain, option=option)
+
+
+@pytest.mark.parametrize("cells", [1, 19 * 3, 19 * 6, 19 * 7, 100_000])
+@pytest.mark.parametrize("marks", [LAST, PageMarks(has_more=True, next_after='x"y')])
+def test_slices_are_the_same_bytes_as_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, cells: int, marks: PageMarks
+) -> None:
+    monkeypatch.setattr(formats, "CELLS_AT_ONCE", cells)
+    halves = pa.concat_tables([EVERYTHING.slice(0, 4), EVERYTHING.slice(4)])
+    for table in (EVERYTHING, halves, EVERYTHING.slice(2, 3), EVERYTHING.slice(0, 0)):
+        assert table.num_columns == 19
+        assert encode(table, Format.JSON, marks) == at_once(table, marks, lines=False)
+        assert encode(table, Format.NDJSON, marks) == at_once(table, marks, lines=True)
 
 
 def test_ndjson_is_a_line_for_each_item_of_the_json() -> None:

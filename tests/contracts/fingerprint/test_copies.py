@@ -125,8 +125,15 @@ async def test_delta_sharing_reads_the_same_copy(
         for body in ({}, {"limitHint": 100}):
             answer = await client.post(f"{table}/query", json=body, headers=bearer(token))
             assert answer.status_code == 200, answer.text
+            assert answer.headers["fingerprinted"] == "true"
             url = orjson.loads(answer.text.splitlines()[2])["file"]["url"]
-            file = (await client.get(httpx.URL(url).raw_path.decode())).content
+            path = httpx.URL(url).raw_path.decode()
+            assert (await client.head(path)).headers["fingerprinted"] == "true"
+            answer = await client.get(path, headers={"Range": "bytes=0-3"})
+            assert (answer.status_code, answer.headers["fingerprinted"]) == (206, "true")
+            answer = await client.get(path)
+            assert answer.headers["fingerprinted"] == "true"
+            file = answer.content
             whole = await _bulk(client, token)
             if body:
                 expected = pq.read_table(io.BytesIO(whole)).slice(0, 100)

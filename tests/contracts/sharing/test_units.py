@@ -55,7 +55,8 @@ async def test_a_query_counts_when_its_file_is_fetched(
         file = await query(wire, trade, token, limitHint=10)
         assert await charged(kernel, trade, number - 1) == number - 1
         for _ in range(2):
-            assert (await wire.get(file["url"])).status_code == 200
+            answer = await wire.get(file["url"])
+            assert (answer.status_code, "fingerprinted" in answer.headers) == (200, False)
         assert await charged(kernel, trade, number) == number
 
 
