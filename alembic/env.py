@@ -30,6 +30,7 @@ MODELS = (
     "contracts.copies.models",
     "contracts.changes.models",
     "contracts.proxy.models",
+    "contracts.push.models",
     "contracts.sharing.models",
     "contracts.token_quota_models",
     "contracts.usage_alert_models",

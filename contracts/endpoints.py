@@ -12,7 +12,8 @@ from contracts.delivery.bearer import SECURITY, peer_of, token_of
 from contracts.delivery.coding import codings_of
 from contracts.delivery.formats import MEDIA_TYPES, Format
 from contracts.delivery.once import DELIVERY_ID_PATTERN
-from contracts.delivery.rows import RowsRequest, rows_service
+from contracts.delivery.requests import RowsRequest
+from contracts.delivery.rows import rows_service
 from contracts.schemas import (
     AgreementView,
     GrantView,

@@ -36,10 +36,11 @@ class WayOut(StrEnum):
     PROXY = "proxy"
     BULK = "bulk"
     CHANGES = "changes"
+    PUSH = "push"
 
 
 # Only these leave fields and rows out; the others send what is stored.
-_NARROWING = frozenset({WayOut.ROWS, WayOut.COUNT, WayOut.SHARING, WayOut.CHANGES})
+_NARROWING = frozenset({WayOut.ROWS, WayOut.COUNT, WayOut.SHARING, WayOut.CHANGES, WayOut.PUSH})
 
 
 def _network(text: str) -> str:
@@ -67,14 +68,14 @@ class TokenLimits(Schema):
     ) = Field(
         default=None,
         description="Columns that the token may select, filter and order by; by rows, count, "
-        "changes and sharing only.",
+        "changes, push and sharing only.",
     )
     row_filter: (
         Annotated[str, StringConstraints(min_length=1, max_length=FILTER_MAX_CHARS)] | None
     ) = Field(
         default=None,
         description="Rows that exist for the token, in the language of `filter`; by rows, "
-        "count, changes and sharing only.",
+        "count, changes, push and sharing only.",
         examples=["carrier = 'UA'"],
     )
     networks: (

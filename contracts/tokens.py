@@ -290,6 +290,17 @@ async def get_token(kernel: Kernel, actor: Actor, token_id: UUID) -> TokenDetail
         )
 
 
+def claims_of(row: DeliveryToken) -> Claims:
+    """What a token on record says."""
+    return Claims(
+        token_id=row.id,
+        grant_id=row.grant_id,
+        party_id=row.party_id,
+        purpose=row.purpose,
+        expires_at_s=int(row.expires_at.timestamp()),
+    )
+
+
 async def find_key(uow: UnitOfWork, secret_sha256: str) -> DeliveryToken | None:
     """The token of an opaque key, by the key's hash."""
     query = select(DeliveryToken).where(DeliveryToken.secret_sha256 == secret_sha256)

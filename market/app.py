@@ -21,6 +21,7 @@ from contracts.bulk import endpoints as bulk_endpoints
 from contracts.changes import endpoints as change_endpoints
 from contracts.metering import close_meter
 from contracts.proxy import endpoints as proxy_endpoints
+from contracts.push import endpoints as push_endpoints
 from contracts.sharing import endpoints as sharing_endpoints, oauth_endpoints as sharing_oauth
 from contracts.versions import endpoints as version_endpoints
 from listings import endpoints as listing_endpoints
@@ -86,6 +87,7 @@ ROUTERS = (
     contract_endpoints.router,
     token_endpoints.router,
     proxy_endpoints.router,
+    push_endpoints.router,
     dispute_endpoints.router,
     contract_billing_endpoints.router,
     usage_endpoints.router,

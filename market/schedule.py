@@ -2,6 +2,7 @@
 
 from contracts import dispute_jobs, invoicing, jobs as contract_jobs
 from contracts.proxy import kept as proxy_kept, secrets as proxy_secrets
+from contracts.push import delivering as push_delivering, targets as push_targets
 from contracts.sharing import jobs as sharing_jobs
 from contracts.versions import notices as version_notices
 from listings import jobs as listing_jobs
@@ -42,6 +43,7 @@ SCHEDULE = [
     ScheduledJob("match_standing", demand_jobs.match_standing, every(2)),
     ScheduledJob("expire_requests", demand_jobs.expire_requests, every(5)),
     ScheduledJob("expire_quotes", demand_jobs.expire_quotes, every(5)),
+    ScheduledJob("run_pushes", push_delivering.run_pushes, every(2)),
     ScheduledJob("announce_versions", version_notices.announce_versions, every(5)),
     ScheduledJob("order_top_ups", top_up_job.run_top_ups, every(5)),
     ScheduledJob("examine_trades", surveillance_jobs.examine_trades, every(10)),
@@ -58,5 +60,6 @@ SCHEDULE = [
     ScheduledJob("run_reconciliation", reconciliation.run_reconciliation, every(30)),
     ScheduledJob("prune_proxy_answers", proxy_kept.prune, every(30)),
     ScheduledJob("rewrap_secrets", proxy_secrets.rewrap, every(60)),
+    ScheduledJob("rewrap_push_secrets", push_targets.rewrap, every(60)),
     ScheduledJob("prune", retention.prune, every(30)),
 ]

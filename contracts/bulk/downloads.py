@@ -26,7 +26,8 @@ from contracts.bulk.response import MEDIA_TYPE, BulkResponse
 from contracts.bulk.schemas import BulkManifest
 from contracts.delivery.charges import DIVISIBLE, whole_units
 from contracts.delivery.once import REPLAY_FREE, checked_key, reserve_once
-from contracts.delivery.rows import SEND_MARGIN_S, Context, RowsRequest, rows_service
+from contracts.delivery.requests import Context, RowsRequest
+from contracts.delivery.rows import SEND_MARGIN_S, rows_service
 from contracts.errors import (
     DeliveryIdExpired,
     DeliveryIdReused,

@@ -15,8 +15,9 @@ from contracts.changes.feeds import Feed, feeds_of
 from contracts.changes.keys import key_of
 from contracts.changes.schemas import ChangeCounts
 from contracts.changes.sql import Comparison, Side, count_query
+from contracts.delivery.requests import Context, RowsRequest
 from contracts.delivery.response import MeteredResponse
-from contracts.delivery.rows import Context, RowsRequest, rows_service
+from contracts.delivery.rows import rows_service
 from contracts.errors import QuotaExhausted, UnitRefused
 from contracts.metering import meter_of
 from contracts.models import Unit

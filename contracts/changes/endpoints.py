@@ -10,7 +10,7 @@ from contracts.changes.schemas import ChangeCounts, ProductKeyInput, ProductKeyV
 from contracts.delivery.bearer import SECURITY, peer_of, token_of
 from contracts.delivery.coding import codings_of
 from contracts.delivery.once import DELIVERY_ID_PATTERN
-from contracts.delivery.rows import RowsRequest
+from contracts.delivery.requests import RowsRequest
 from contracts.endpoints import ROWS_RESPONSE, FilterQuery, VersionQuery
 from contracts.versions.granted import NUMBER_MAX
 from market.kernel.http import IdempotentRoute, KernelDep, kernel_of, problems

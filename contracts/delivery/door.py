@@ -9,7 +9,7 @@ from contracts.errors import TokenExpired
 from contracts.models import DeliveryToken
 from contracts.token_keys import KEY_PREFIX, key_sha256
 from contracts.token_limits import Limits
-from contracts.tokens import CACHED_CLAIMS_MAX, Claims, TokenVerifier, find_key
+from contracts.tokens import CACHED_CLAIMS_MAX, Claims, TokenVerifier, claims_of, find_key
 from market.kernel.context import Kernel
 from market.kernel.security import InvalidToken
 
@@ -41,13 +41,7 @@ class Door:
                 row = await find_key(uow, digest)
             if row is None:
                 raise InvalidToken("The key is not one of ours.")
-            claims = self._keys[digest] = Claims(
-                token_id=row.id,
-                grant_id=row.grant_id,
-                party_id=row.party_id,
-                purpose=row.purpose,
-                expires_at_s=int(row.expires_at.timestamp()),
-            )
+            claims = self._keys[digest] = claims_of(row)
             if len(self._keys) > CACHED_CLAIMS_MAX:
                 self._keys.popitem(last=False)
         if claims.expires_at_s <= now_s:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from contracts.delivery import sql
 from contracts.delivery.coding import Choice, choose_coding
 from contracts.delivery.formats import Format
+from contracts.delivery.requests import Context, RowsRequest
 from contracts.metering_asked import Asked
 from listings.row_filter import ALWAYS, Condition, compile_filter
 from listings.typed_columns import Column
@@ -16,9 +16,6 @@ from market.kernel.http import ValidationFailed
 from market.kernel.ids import show
 from market.kernel.schemas import BadCursor, decode_cursor
 from market.kernel.security import canonical_json, sha256_hex
-
-if TYPE_CHECKING:
-    from contracts.delivery.rows import Context, RowsRequest
 
 _PLACE_MAX = 2**62
 

@@ -13,9 +13,8 @@ import contextlib
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -47,6 +46,7 @@ from contracts.delivery.once import (
 )
 from contracts.delivery.page import Page, respond, unanswered
 from contracts.delivery.questions import Question, question_of
+from contracts.delivery.requests import Context, RowsRequest
 from contracts.delivery.response import Finish, MeteredResponse
 from contracts.errors import (
     GrantNotFound,
@@ -59,13 +59,13 @@ from contracts.errors import (
 from contracts.metering import Hold, Meter, meter_of
 from contracts.metering_records import Fact
 from contracts.models import Agreement, Grant, Unit
-from contracts.policy import Access, Policy, evaluate, parse_policy
+from contracts.policy import Access, evaluate, parse_policy
 from contracts.schemas import RowCount
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
 from contracts.versions.granted import version_of
-from listings.row_filter import ALWAYS, Condition, both, compile_filter
-from listings.typed_columns import Column, columns_of
+from listings.row_filter import both, compile_filter
+from listings.typed_columns import columns_of
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.schemas import encode_cursor
@@ -83,48 +83,17 @@ _NO_LEASE = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
-class RowsRequest:
-    """What a client asks for, as text; ``delivery_id`` None lets the server choose one."""
+class Ready:
+    """A page that may be sent: reserved, or ``paid`` before under the same Delivery-Id.
 
-    token: str
-    grant_id: UUID | None = None
-    select: str | None = None
-    filter: str | None = None
-    order: str | None = None
-    after: str | None = None
-    limit: int = 100
-    accept: str | None = None
-    accept_encoding: str = ""
-    delivery_id: str | None = None
-    address: str | None = None
-    # The version's number; None: the one that the agreement says.
-    version: int | None = None
-    # The way out that asks; unnamed, it is closed to tokens with limits on what they may read.
-    operation: WayOut | None = None
+    ``finish`` is told how many bytes of it were sent.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What of a grant, its agreement and buyer a delivery depends on."""
-
-    agreement_id: UUID
-    product_id: UUID
-    version_id: UUID
-    version: int
-    unit: Unit
-    policy: Policy
-    at_delivery: Policy
-    country: str
-    delivery_count: int
-    blob_key: str
-    row_count: int
-    byte_count: int
-    sha256: str
-    columns: Mapping[str, Column]
-    only: Condition = ALWAYS
-    # A file that is read in the place of the version's, and the digest of what it is.
-    file: Path | None = None
-    of: str | None = None
+    page: Page
+    headers: dict[str, str]
+    deadline_s: float
+    finish: Finish
+    paid: bool = False
 
 
 # A grant and, where one was named, the number of a version.
@@ -182,6 +151,12 @@ class RowsService:
         self, claims: Claims, context: Context, headers: dict[str, str], request: RowsRequest
     ) -> MeteredResponse:
         """:meth:`deliver` for what :meth:`authorize` gave."""
+        ready = await self.prepare(claims, context, request)
+        headers |= ready.headers
+        return respond(ready.page, headers, deadline_s=ready.deadline_s, finish=ready.finish)
+
+    async def prepare(self, claims: Claims, context: Context, request: RowsRequest) -> Ready:
+        """A page, and its units reserved or known to be paid. Raises as :meth:`deliver`."""
         key = checked_key(request.delivery_id)
         format_ = negotiate(request.accept)
         earlier = await self.admit(claims, request.delivery_id)
@@ -190,19 +165,20 @@ class RowsService:
             page, whole, outcome = await self._timed(*order, earlier)
         else:
             page, whole, outcome = await self._counted(*order, earlier)
-        headers |= {"Delivery-Id": key, "Data-Version": str(context.version)}
+        headers = {"Delivery-Id": key, "Data-Version": str(context.version)}
         if page.next_after is not None:
             headers["Next-After"] = page.next_after
         if isinstance(outcome, Earlier):
-            return self._replay(outcome, page, headers, unit=context.unit)
+            require_replayable(outcome, page.query_sha256, now=self._kernel.clock.now())
+            headers |= meter_headers(0, None, outcome.receipt_id, unit=context.unit)
+            return Ready(page, headers, float(self._meter.hold_s), _nothing_due, paid=True)
         left = remaining_after(outcome, whole.units)
         headers |= meter_headers(whole.units, left, whole.receipt_id, unit=context.unit)
         left_s = outcome.deadline - time.monotonic() - SEND_MARGIN_S
         if left_s <= 0:
             await self._meter.release(outcome)
             raise MeterUnavailable("The reservation ended before the page was ready.")
-        finish = self._finisher(outcome, context, page, whole)
-        return respond(page, headers, deadline_s=left_s, finish=finish)
+        return Ready(page, headers, left_s, self._finisher(outcome, context, page, whole))
 
     async def _counted(
         self,
@@ -287,10 +263,14 @@ class RowsService:
         :meth:`contracts.token_limits.Limits.require` (403), TokenExpired (410), RateLimited
         (429), GrantNotFound, VersionNotFound (404), CopyPreparing (503).
         """
+        claims = await door_of(self._kernel).claims(request.token)
+        context, headers = await self.allow(claims, request)
+        return claims, context, headers
+
+    async def allow(self, claims: Claims, request: RowsRequest) -> tuple[Context, dict[str, str]]:
+        """:meth:`authorize` for claims that were verified before."""
         kernel = self._kernel
-        door = door_of(kernel)
-        claims = await door.claims(request.token)
-        limits = await door.limits(claims.token_id)
+        limits = await door_of(kernel).limits(claims.token_id)
         window = await kernel.limits.hit_ahead(
             "delivery",
             claims.token_id.hex,
@@ -303,7 +283,7 @@ class RowsService:
         context = await self.scoped(claims, request.version)
         access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
         evaluate(context.at_delivery, access)
-        return claims, context, window.headers() | disclosure(context.policy)
+        return context, window.headers() | disclosure(context.policy)
 
     async def scoped(self, claims: Claims, number: int | None) -> Context:
         """A version as far as the token may read it.
@@ -368,6 +348,10 @@ class RowsService:
             self._contexts.popitem(last=False)
         return context
 
+    def check(self, context: Context, request: RowsRequest) -> None:
+        """Refuse what no page could answer. Raises as :meth:`deliver` about the request's texts."""
+        self._question(context, request, negotiate(request.accept))
+
     def _question(self, context: Context, request: RowsRequest, format_: Format) -> Question:
         maximum = self._kernel.settings.delivery_page_max_rows
         return question_of(context, request, format_, rows_max=maximum)
@@ -427,19 +411,6 @@ class RowsService:
 
         return await self.engine.in_thread(made)
 
-    def _replay(
-        self, earlier: Earlier, page: Page, headers: dict[str, str], *, unit: Unit
-    ) -> MeteredResponse:
-        now = self._kernel.clock.now()
-        require_replayable(earlier, page.query_sha256, now=now)
-
-        async def nothing(_sent: int) -> None:
-            return None
-
-        headers |= meter_headers(0, None, earlier.receipt_id, unit=unit)
-        deadline_s = float(self._meter.hold_s)
-        return respond(page, headers, deadline_s=deadline_s, finish=nothing)
-
     def _fact(self, claims: Claims, context: Context, page: Page, key: str, units: int) -> Fact:
         """The delivery as it will have been if all of it arrives; its lease is not known yet."""
         return Fact(
@@ -480,6 +451,10 @@ class RowsService:
             return self._meter.settle(hold, fact)
 
         return finish
+
+
+def _nothing_due(_sent: int) -> None:
+    """What was paid under the same Delivery-Id may be sent again."""
 
 
 def rows_service(kernel: Kernel) -> RowsService:

@@ -27,8 +27,9 @@ from contracts.delivery.once import (
     require_replayable,
     reserve_once,
 )
+from contracts.delivery.requests import Context, RowsRequest
 from contracts.delivery.response import Finish, MeteredResponse
-from contracts.delivery.rows import Context, RowsRequest, rows_service
+from contracts.delivery.rows import rows_service
 from contracts.errors import MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked

@@ -33,12 +33,13 @@ JsonSchema = Annotated[
     dict[str, Any],
     Field(description="JSON Schema 2020-12, written out: at most 32 KiB, no references."),
 ]
-_VISIBLE = "^[!-~]+$"
+VISIBLE = "^[!-~]+$"
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def _visible(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(_VISIBLE, value.get_secret_value()):
+def visible(value: SecretStr) -> SecretStr:
+    """For AfterValidator. Raises ValueError for what no header or signature can carry."""
+    if not re.fullmatch(VISIBLE, value.get_secret_value()):
         raise ValueError("expected visible ASCII characters")
     return value
 
@@ -99,8 +100,8 @@ class SecretBody(Schema):
 
     value: Annotated[
         SecretStr,
-        Field(min_length=1, max_length=4_096, json_schema_extra={"pattern": _VISIBLE}),
-        AfterValidator(_visible),
+        Field(min_length=1, max_length=4_096, json_schema_extra={"pattern": VISIBLE}),
+        AfterValidator(visible),
     ] = Field(description="Visible ASCII characters.")
 
 

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from contracts.copies.disclosure import disclosure
 from contracts.delivery.door import door_of
-from contracts.delivery.rows import Context, RowsRequest, rows_service
+from contracts.delivery.requests import Context, RowsRequest
+from contracts.delivery.rows import rows_service
 from contracts.errors import PolicyRefused, QuotaExhausted, TokenExpired
 from contracts.metering import meter_of
 from contracts.models import Grant, Unit

@@ -21,9 +21,9 @@ def bigint_column(*, nullable: bool = False, **options: Any) -> Any:
     return Column(BigInteger, nullable=nullable, **options)
 
 
-def integer_column(*, nullable: bool = False) -> Any:
+def integer_column(*, primary_key: bool = False, nullable: bool = False) -> Any:
     """A count of few things."""
-    return Column(Integer, nullable=nullable)
+    return Column(Integer, primary_key=primary_key, nullable=nullable)
 
 
 def bytes_column(*, nullable: bool = False) -> Any:

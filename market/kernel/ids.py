@@ -32,6 +32,8 @@ PREFIXES = {
     "pay": "payout",
     "pln": "plan",
     "prd": "product",
+    "psh": "push",
+    "ptg": "push target",
     "pty": "party",
     "quo": "quote",
     "rcp": "receipt",
@@ -129,6 +131,8 @@ PayoutId = Annotated[UUID, *_wire("pay")]
 PlanId = Annotated[UUID, *_wire("pln")]
 ProductId = Annotated[UUID, *_wire("prd")]
 PartyId = Annotated[UUID, *_wire("pty")]
+PushId = Annotated[UUID, *_wire("psh")]
+PushTargetId = Annotated[UUID, *_wire("ptg")]
 QuoteId = Annotated[UUID, *_wire("quo")]
 ReceiptId = Annotated[UUID, *_wire("rcp")]
 RequestId = Annotated[UUID, *_wire("req")]

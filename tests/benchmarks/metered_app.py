@@ -22,6 +22,7 @@ from contracts import endpoints
 from contracts.delivery import rows
 from contracts.delivery.formats import MEDIA_TYPES, Format, negotiate
 from contracts.delivery.page import Page
+from contracts.delivery.requests import Context, RowsRequest
 from contracts.metering_asked import Asked
 from market.app import create_app
 from market.kernel.collector import tune_collector
@@ -44,9 +45,7 @@ def page(limit: int) -> bytes:
 class MemoryRows(rows.RowsService):
     """The rows API, its query replaced by :func:`page`."""
 
-    async def _page(
-        self, context: rows.Context, request: rows.RowsRequest, format_: Format
-    ) -> Page:
+    async def _page(self, context: Context, request: RowsRequest, format_: Format) -> Page:
         body = page(request.limit)
         digest = hashlib.sha256(body).hexdigest()
         return Page(body, digest, request.limit, format_, None, _QUERY, Asked())

@@ -13,7 +13,8 @@ import pytest
 
 from contracts import receipts
 from contracts.delivery import response
-from contracts.delivery.rows import RowsRequest, rows_service
+from contracts.delivery.requests import RowsRequest
+from contracts.delivery.rows import rows_service
 from contracts.token_limits import WayOut
 from market.kernel.context import Kernel
 from tests.contracts.factories import Trade, bearer, make_trade, mint, settled

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from contracts.delivery.rows import RowsRequest, rows_service
+from contracts.delivery.requests import RowsRequest
+from contracts.delivery.rows import rows_service
 from contracts.errors import TokenOperationRefused, TokenTooNarrow
 from contracts.token_limits import Limits, WayOut
 from market.kernel.context import Kernel

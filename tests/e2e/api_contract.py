@@ -27,6 +27,8 @@ _NAMED = {
     "body.plan_id": "plan_id",
     "body.product_id": "product_id",
     "body.from_party_id": "party_id",
+    "body.target_id": "target_id",
+    "body.token_id": "token_id",
     "query.agreement_id": "agreement_id",
     "query.auction_id": "auction_id",
     "query.listing_id": "listing_id",

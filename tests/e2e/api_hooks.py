@@ -40,6 +40,7 @@ _EXAMPLE = re.compile(r"([a-z]{3})_0190f3a1b2c37d4e8f90a1b2c3d4e5f6")
 # A port that nobody listens on.
 _NOBODY = "http://127.0.0.1:1"
 _CLOCK = "POST /v1/sandbox/clock/advance"
+_TARGETS = "POST /v1/push-targets"
 # Well-formed requests that a rule of the market refuses by 402, 412 or 422; the problem's code
 # says which rule. The schema promises form, not that money, cursors or files are good.
 _RULES = {
@@ -79,6 +80,8 @@ _RULES = {
     "order_invalid": "see filter_invalid",
     "parameters_invalid": "the schema that the upstream's seller wrote",
     "period_invalid": "two parameters together, and the time",
+    "push_parts_too_many": "how many rows the version has",
+    "push_target_invalid": "see upstream_invalid",
     "quote_too_large": "price times lots",
     "price_needs_currency": "one parameter needs another",
     "price_off_tick": "the rules that an operator has set for the instrument",
@@ -135,6 +138,10 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     if isinstance(case.body, dict) and "base_url" in case.body:
         # Nobody outside of this machine is looked up or called.
         case.body["base_url"] = _NOBODY if _is_address(case.body["base_url"]) else 0
+    if label == _TARGETS and isinstance(case.body, dict):
+        for field in ("url", "endpoint"):
+            if field in case.body:
+                case.body[field] = _NOBODY if _is_address(case.body[field]) else 0
     if label == _CLOCK and isinstance(case.body, dict):
         seconds = case.body.get("seconds")
         if isinstance(seconds, int) and not isinstance(seconds, bool) and seconds > 1:

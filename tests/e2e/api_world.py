@@ -54,6 +54,7 @@ _TABLES = {
     "receipt_id": ("rcp", "contracts.receipt"),
     "request_id": ("req", "demand.request"),
     "ruling_id": ("rul", "contracts.ruling"),
+    "target_id": ("ptg", "contracts.push_target"),
     "token_id": ("tok", "contracts.delivery_token"),
     "top_up_id": ("top", "settlement.top_up"),
     "upstream_id": ("ups", "contracts.upstream"),
@@ -172,6 +173,9 @@ class _Peer:
         body = {"ttl_s": 86_400, "label": "test"}
         token = (await self.post(self.me, f"/v1/grants/{grant}/tokens", body))["token"]
         await self.post(self.me, f"/v1/grants/{grant}/tokens", {**body, "label": "spare"})
+        # A port that nobody listens on.
+        target = {"kind": "webhook", "url": "http://127.0.0.1:1/"}
+        await self.post(self.me, "/v1/push-targets", target)
         rows = await self.client.get(
             "/v1/delivery/rows", params={"limit": 2}, headers=bearer(token)
         )

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from contracts.delivery.charges import DIVISIBLE, part_units, whole_ms, whole_units
-from contracts.delivery.rows import RowsRequest, RowsService
+from contracts.delivery.requests import RowsRequest
+from contracts.delivery.rows import RowsService
 from contracts.models import Unit
 from contracts.schemas import TokenBody
 from contracts.tokens import mint as mint_token
