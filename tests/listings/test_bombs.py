@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from listings.parse import ANSWER_NAME
+from tests.listings.endless import billion_rows
 
 MEMORY_MAX_KIB = 1 << 20
 PROGRAM = """
@@ -115,6 +116,7 @@ def zip_bomb() -> bytes:
     ("make", "format_", "code"),
     [
         (too_many_rows, "parquet", "too_many_rows"),
+        (billion_rows, "parquet", "too_many_rows"),
         (long_values, "parquet", "file_too_expansive"),
         (wide_and_long, "parquet", "file_too_expansive"),
         (many_columns, "parquet", "too_many_columns"),

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.listings.endless import billion_rows
+
 MEMORY_MAX_KIB = 1 << 20
 AT_ONCE = 4
 PROGRAM = """
@@ -24,13 +26,13 @@ from contracts.delivery import sql
 from listings.typed_columns import Column, Family
 from contracts.delivery.engine import engine_of
 from listings.row_filter import compile_filter
-from contracts.errors import PageTooLarge
+from contracts.errors import PageTooLarge, QueryTimeout
 from market.kernel.settings import Settings
 
 def default(name):
     return Settings.model_fields[name].default
 
-path, families, order, filter_ = json.loads(sys.argv[1])
+path, families, order, filter_, limit_s = json.loads(sys.argv[1])
 columns = {name: Column(name, Family(family)) for name, family in families.items()}
 engine = engine_of(default("delivery_memory_mb"), default("delivery_timeout_s"))
 query = sql.page_query(
@@ -43,9 +45,10 @@ query = sql.page_query(
 )
 
 async def ask():
+    rows = default("delivery_page_max_rows")
     try:
-        return (await engine.timed_table(query, rows=default("delivery_page_max_rows")))[0].num_rows
-    except PageTooLarge as refusal:
+        return (await engine.timed_table(query, rows=rows, limit_s=limit_s))[0].num_rows
+    except (PageTooLarge, QueryTimeout) as refusal:
         return refusal.code
 
 async def main():
@@ -95,7 +98,36 @@ def test_queries_at_once_take_at_most_a_gibibyte(
 ) -> None:
     table, file = make(), tmp_path / "hostile.parquet"
     pq.write_table(table, file)
-    asked = [str(file), dict.fromkeys(table.column_names, family), order, filter_]
+    families = dict.fromkeys(table.column_names, family)
+    assert ask(file, families, order, filter_) == [answer] * AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("order", "filter_", "limit_s", "answer"),
+    [
+        (None, None, None, 10_001),
+        (None, "x = 8", None, 0),
+        # Sorting takes its whole time limit, whatever that is, and no more memory for it.
+        ("-x", "x = 7", 1.0, "query_timeout"),
+    ],
+)
+def test_a_billion_rows_are_read_or_refused(
+    tmp_path: Path, order: str | None, filter_: str | None, limit_s: float | None, answer: str | int
+) -> None:
+    file = tmp_path / "hostile.parquet"
+    file.write_bytes(billion_rows())
+    assert ask(file, {"x": "integer"}, order, filter_, limit_s) == [answer] * AT_ONCE
+
+
+def ask(
+    file: Path,
+    families: dict[str, str],
+    order: str | None,
+    filter_: str | None,
+    limit_s: float | None = None,
+) -> list[str | int]:
+    """Four answers to the same page, asked at once; ``limit_s`` instead of the setting's."""
+    asked = [str(file), families, order, filter_, limit_s]
     done = subprocess.run(
         [sys.executable, "-E", "-s", "-c", PROGRAM, json.dumps(asked), str(AT_ONCE)],
         cwd=ROOT,
@@ -104,5 +136,5 @@ def test_queries_at_once_take_at_most_a_gibibyte(
     )
     assert done.returncode == 0, done.stderr[-2_000:]
     answers, peak_kib = json.loads(done.stdout)
-    assert answers == [answer] * AT_ONCE
     assert 0 < peak_kib <= MEMORY_MAX_KIB
+    return list(answers)
