@@ -45,7 +45,8 @@ from market.kernel.errors import MarketError
 from market.kernel.ids import parse, show
 from market.kernel.logging import get_logger
 
-AT_ONCE = 8
+# Each holds a page of up to 64 MiB and its body.
+AT_ONCE = 4
 # Of one push, before the others get their turn.
 TURN_S = 20.0
 ATTEMPTS_MAX = 10
@@ -111,15 +112,19 @@ def _lease_s(kernel: Kernel) -> float:
 async def _turn(kernel: Kernel, push_id: UUID, lease: datetime) -> None:
     ends = time.monotonic() + TURN_S
     try:
-        while time.monotonic() < ends:
+        while True:
             work = await _load(kernel, push_id, lease)
             if work is None or not await _step(kernel, work, lease):
+                return
+            if time.monotonic() >= ends:
                 return
     finally:
         async with kernel.unit_of_work() as uow:
             push = await _leased(uow, push_id, lease)
             if push is not None:
                 push.leased_until = None
+                # Behind those that were waiting.
+                push.next_at = max(push.next_at, uow.now)
 
 
 async def _step(kernel: Kernel, work: _Work, lease: datetime) -> bool:

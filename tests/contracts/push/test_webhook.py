@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import socket
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ from tests.contracts.factories import bearer, mint, settled
 from tests.contracts.proxy.servers import Asked, hanging_up, in_turn, plain, serving, silent
 from tests.contracts.push.conftest import OK, MakeRoute, Route
 from tests.market.parties.factories import make_party
+from tests.settlement.factories import move_clock
 
 FAILS = plain(b"", status=500)
 
@@ -279,6 +281,22 @@ async def test_two_workers_send_a_push_once(make_route: MakeRoute, kernel: Kerne
     await route.work()
     assert (await route.state(push))["status"] == "completed"
     assert len(route.parts) == 2
+
+
+async def test_pushes_take_turns(
+    make_route: MakeRoute, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "AT_ONCE", 1)
+    monkeypatch.setattr(delivering, "TURN_S", 0)
+    route = await make_route(trade={"lot_units": 2_000})
+    both = [await route.push(page_rows=300, filter="id < 900") for _ in range(2)]
+    # Time passes between the turns.
+    for _ in range(8):
+        await move_clock(kernel, timedelta(milliseconds=1))
+        await delivering.run_pushes(kernel)
+    assert [part.headers["push-id"] for part in route.parts] == both * 3
+    for push in both:
+        assert (await route.state(push))["status"] == "completed"
 
 
 async def test_a_target_must_answer_a_ping_first(make_route: MakeRoute) -> None:
