@@ -8,7 +8,7 @@ import redis
 from market.kernel.embedded_valkey import server_binary
 from tests.e2e.market_process import free_port
 
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 60
 
 
 class CacheServer:

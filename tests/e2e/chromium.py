@@ -13,6 +13,7 @@ from playwright.async_api import (
     Request,
     ViewportSize,
     async_playwright,
+    expect,
 )
 
 ARGUMENTS = [
@@ -24,6 +25,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Playwright would give up after 5 s, which a busy machine needs for one page.
+expect.set_options(timeout=30_000)
 VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
 
 
@@ -48,6 +51,16 @@ async def chromium() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+async def rendered(page: Page) -> None:
+    """Until the page is drawn: Chromium drops what is typed before, and "load" may come first.
+
+    Clicks wait by themselves.
+    """
+    await page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Server:
                 process.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(family, timeout=10)
+        psutil.wait_procs(family, timeout=60)
 
     def start(self) -> None:
         """Recover, on the same port."""

@@ -167,7 +167,7 @@ async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
     return list(await asyncio.gather(*tasks))
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: int = 6) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], *, within_s: int = 30) -> None:
     """Wait until ``check`` holds; fails after ``within_s`` seconds."""
     for _ in range(within_s * 50):
         if await check():
