@@ -19,7 +19,7 @@ from typing import Final
 
 import httpcore
 
-from contracts.proxy.dialing import AddressBlocked, BoundedHead
+from contracts.outbound.dialing import AddressBlocked, BoundedHead
 from contracts.proxy.errors import (
     UpstreamBlocked,
     UpstreamFailed,

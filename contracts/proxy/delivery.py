@@ -34,11 +34,11 @@ from contracts.errors import MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
 from contracts.metering_records import Fact
+from contracts.outbound.dialing import GuardedNetwork
 from contracts.policy import refuse_masked
 from contracts.proxy import bounds, caching, kept, secrets, upstreams, violations
 from contracts.proxy.calling import Calls, Request, require_fitting
 from contracts.proxy.calls import AnswerBroken
-from contracts.proxy.dialing import GuardedNetwork
 from contracts.proxy.errors import (
     AnswerNotKept,
     OperationNotFound,

@@ -1,10 +1,10 @@
 """API shapes of upstreams, operations, calls and violations."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
+from contracts.outbound.sealing import VISIBLE, visible
 from contracts.proxy.models import UpstreamStatus, ViolationKind
 from market.kernel.ids import AgreementId, PartyId, ProductId, UpstreamId, ViolationId
 from market.kernel.schemas import Moment, Schema, ShortText
@@ -33,15 +33,7 @@ JsonSchema = Annotated[
     dict[str, Any],
     Field(description="JSON Schema 2020-12, written out: at most 32 KiB, no references."),
 ]
-VISIBLE = "^[!-~]+$"
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
-
-
-def visible(value: SecretStr) -> SecretStr:
-    """For AfterValidator. Raises ValueError for what no header or signature can carry."""
-    if not re.fullmatch(VISIBLE, value.get_secret_value()):
-        raise ValueError("expected visible ASCII characters")
-    return value
 
 
 class Operation(Schema):

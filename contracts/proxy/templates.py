@@ -10,23 +10,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import orjson
 
-from contracts.proxy.addresses import blocked
-from contracts.proxy.errors import OperationInvalid, ParametersInvalid, UpstreamInvalid
+from contracts.outbound.base_urls import DOTS, PATH_PIECE
+from contracts.proxy.errors import OperationInvalid, ParametersInvalid
 
 # What every request says of itself; of the buyer's headers none passes.
 USER_AGENT: Final = "data-element-market-proxy"
 URL_MAX_CHARS: Final = 8_000
 BODY_MAX_BYTES: Final = 256 << 10
 _HOLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]{0,63})\}")
-_PIECE: Final = r"[A-Za-z0-9._~!$&'()*+,;=:@%-]"
-_TEMPLATE: Final = re.compile(rf"(/({_PIECE}|{_HOLE.pattern})*)+")
-_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_BASE_PATH: Final = re.compile(rf"(/{_PIECE}*)*")
-_DOTS: Final = frozenset({".", ".."})
+_TEMPLATE: Final = re.compile(rf"(/({PATH_PIECE}|{_HOLE.pattern})*)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +45,6 @@ class Injected:
     bare: str
 
 
-def checked_base(url: str, *, sandbox: bool, loopback: bool) -> str:
-    """The base address as it is kept. Raises UpstreamInvalid (422).
-
-    https only, but in the sandbox; no user, query or fragment; an address instead of a name must
-    be public.
-    """
-    try:
-        parts = urlsplit(url)
-        port, host = parts.port, parts.hostname or ""
-    except ValueError as error:
-        raise UpstreamInvalid("The address cannot be read.", param="base_url") from error
-    if parts.scheme != "https" and not (sandbox and parts.scheme == "http"):
-        raise UpstreamInvalid("An upstream is reached by https.", param="base_url")
-    if parts.username is not None or parts.password is not None:
-        raise UpstreamInvalid("Credentials belong into the secret.", param="base_url")
-    if "?" in url or "#" in url or port == 0:
-        raise UpstreamInvalid("Only scheme, host, port and path are taken.", param="base_url")
-    if not _BASE_PATH.fullmatch(parts.path) or _DOTS & set(parts.path.split("/")):
-        raise UpstreamInvalid("The path has characters that must be encoded.", param="base_url")
-    literal = ":" in host or re.fullmatch(r"[0-9.]+", host) is not None
-    if literal:
-        reason = blocked(host, loopback=loopback)
-        if reason is not None:
-            raise UpstreamInvalid(f"The address is not public: {reason}.", param="base_url")
-    elif not _HOST.fullmatch(host):
-        raise UpstreamInvalid("The host is not a DNS name (use its ASCII form).", param="base_url")
-    shown = f"[{host}]" if ":" in host else host
-    suffix = "" if port is None else f":{port}"
-    return f"{parts.scheme}://{shown}{suffix}{parts.path.rstrip('/')}"
-
-
 def checked_path(path: str, parameters: Mapping[str, Any], *, param: str) -> str:
     """The path template. Raises OperationInvalid (422).
 
@@ -87,7 +52,7 @@ def checked_path(path: str, parameters: Mapping[str, Any], *, param: str) -> str
     """
     if not _TEMPLATE.fullmatch(path):
         raise OperationInvalid("The path is not a template like /v1/items/{id}.", param=param)
-    if _DOTS & set(path.split("/")) or "%2e" in path.lower():
+    if DOTS & set(path.split("/")) or "%2e" in path.lower():
         raise OperationInvalid("The path may not climb.", param=param)
     properties, required = parameters.get("properties"), parameters.get("required")
     known = set(properties) if isinstance(properties, dict) else set()
@@ -118,7 +83,7 @@ def render(
     """The request. Raises ParametersInvalid (422) for a value that has no place."""
     named = set(holes(path))
     filled = _HOLE.sub(lambda hole: _segment(hole.group(1), parameters), path)
-    if _DOTS & set(filled.split("/")):
+    if DOTS & set(filled.split("/")):
         raise ParametersInvalid("A path value may not be dots only.", param="parameters")
     rest = {name: value for name, value in parameters.items() if name not in named}
     headers = [

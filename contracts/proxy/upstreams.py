@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlmodel import col, select
 
+from contracts.outbound.base_urls import BaseUrlRefused, checked_base
 from contracts.proxy import json_schemas, secrets
 from contracts.proxy.errors import (
     OperationInvalid,
@@ -25,7 +26,7 @@ from contracts.proxy.schemas import (
     UpstreamInput,
     UpstreamView,
 )
-from contracts.proxy.templates import checked_base, checked_path
+from contracts.proxy.templates import checked_path
 from listings.products import lock_own_product
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
@@ -263,9 +264,12 @@ def _origin(base_url: str) -> str:
 async def _checked(kernel: Kernel, body: UpstreamInput) -> tuple[str, list[Operation]]:
     """What will be stored, or UpstreamInvalid, OperationInvalid, SchemaInvalid (422)."""
     settings = kernel.settings
-    base_url = checked_base(
-        body.base_url, sandbox=settings.is_sandbox, loopback=settings.upstream_loopback
-    )
+    try:
+        base_url = checked_base(
+            body.base_url, sandbox=settings.is_sandbox, loopback=settings.upstream_loopback
+        )
+    except BaseUrlRefused as error:
+        raise UpstreamInvalid(str(error), param="base_url") from error
     secret = body.secret
     if secret is not None and secret.place == "header" and secret.name.lower() in _HEADERS_TAKEN:
         raise UpstreamInvalid("This header is the exchange's own.", param="secret.name")

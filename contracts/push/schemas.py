@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from contracts.delivery.formats import Format
-from contracts.proxy.schemas import VISIBLE, visible
+from contracts.outbound.sealing import VISIBLE, visible
 from contracts.push.models import PushStatus, TargetKind, TargetStatus
 from contracts.versions.granted import NUMBER_MAX
 from listings.row_filter import FILTER_MAX_CHARS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpcore
 
-from contracts.proxy.dialing import AddressBlocked, GuardedNetwork
+from contracts.outbound.dialing import AddressBlocked, GuardedNetwork
 from contracts.push.network import DrainedNetwork
 from market.kernel.context import Kernel
 from market.kernel.db import assert_no_unit_of_work

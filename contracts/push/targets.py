@@ -9,9 +9,8 @@ import orjson
 from sqlalchemy import func
 from sqlmodel import col, select
 
-from contracts.proxy.errors import UpstreamInvalid
-from contracts.proxy.secrets import envelope_of
-from contracts.proxy.templates import checked_base
+from contracts.outbound import sealing
+from contracts.outbound.base_urls import BaseUrlRefused, checked_base
 from contracts.push.errors import (
     PushTargetInvalid,
     PushTargetNotFound,
@@ -38,7 +37,6 @@ from market.parties.directory import after_id
 TARGETS_MAX = 50
 PING_S = 10.0
 PINGS_PER_MINUTE = 30
-_REWRAP_BATCH = 100
 
 
 async def register(kernel: Kernel, actor: Actor, body: PushTargetInput) -> NewPushTarget:
@@ -59,7 +57,7 @@ async def register(kernel: Kernel, actor: Actor, body: PushTargetInput) -> NewPu
             "access_key_id": body.access_key_id.get_secret_value(),
             "secret_access_key": body.secret_access_key.get_secret_value(),
         }
-    target_id, envelope = new_id(), envelope_of(kernel)
+    target_id, envelope = new_id(), sealing.envelope_of(kernel)
     async with kernel.unit_of_work() as uow:
         live = select(func.count()).where(
             PushTarget.party_id == actor.party_id, PushTarget.status != TargetStatus.RETIRED
@@ -89,8 +87,8 @@ def _checked(kernel: Kernel, url: str, *, param: str) -> str:
     settings = kernel.settings
     try:
         return checked_base(url, sandbox=settings.is_sandbox, loopback=settings.upstream_loopback)
-    except UpstreamInvalid as error:
-        raise PushTargetInvalid(error.detail, param=param) from error
+    except BaseUrlRefused as error:
+        raise PushTargetInvalid(str(error), param=param) from error
 
 
 async def verify(kernel: Kernel, actor: Actor, target_id: UUID) -> PushVerification:
@@ -184,30 +182,14 @@ def secret_of(kernel: Kernel, target: PushTarget) -> dict[str, Any]:
     if target.sealed is None:
         raise PushTargetRetired
     opened: dict[str, Any] = orjson.loads(
-        envelope_of(kernel).open(target.sealed, context=target.id.bytes)
+        sealing.envelope_of(kernel).open(target.sealed, context=target.id.bytes)
     )
     return opened
 
 
 async def rewrap(kernel: Kernel) -> int:
-    """Wrap up to 100 secrets under the newest key, so that older ones can be retired."""
-    async with kernel.unit_of_work() as uow:
-        if (await uow.session.exec(select(PushTarget.id).limit(1))).first() is None:
-            return 0
-        envelope = envelope_of(kernel)
-        query = (
-            select(PushTarget)
-            .where(col(PushTarget.sealed).is_not(None), PushTarget.key_id != envelope.current)
-            .order_by(col(PushTarget.id))
-            .limit(_REWRAP_BATCH)
-            .with_for_update(skip_locked=True)
-        )
-        rows = list(await uow.session.exec(query))
-        for row in rows:
-            assert row.sealed is not None
-            row.sealed = envelope.rewrap(row.sealed, context=row.id.bytes)
-            row.key_id = envelope.current
-        return len(rows)
+    """Wrap up to 100 of their secrets under the newest key. Raises SecretsUnavailable (503)."""
+    return await sealing.rewrap(kernel, PushTarget)
 
 
 def view_of(row: PushTarget) -> PushTargetView:

@@ -11,7 +11,7 @@ from market.kernel.context import Kernel
 from market.kernel.ids import show
 from market.kernel.settings import Settings
 from tests.contracts.factories import Trade, make_trade, mint
-from tests.contracts.proxy.servers import Answer, Upstream, serving
+from tests.contracts.outbound.servers import Answer, Upstream, serving
 
 SECRET = "sk-test-0123456789"
 

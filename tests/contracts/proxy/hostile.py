@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Iterator
 from functools import cache
 
-from tests.contracts.proxy import servers
-from tests.contracts.proxy.servers import Answer, Asked, head
+from tests.contracts.outbound import servers
+from tests.contracts.outbound.servers import Answer, Asked, head
 
 JSON = {"content-type": "application/json"}
 CHUNKED = head(200, {**JSON, "transfer-encoding": "chunked"})

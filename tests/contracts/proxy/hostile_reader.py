@@ -11,9 +11,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from contracts.outbound.dialing import GuardedNetwork
 from contracts.proxy.calling import Calls, Request
 from contracts.proxy.calls import AnswerBroken
-from contracts.proxy.dialing import GuardedNetwork
 from contracts.proxy.models import Upstream, UpstreamStatus, ViolationKind
 from contracts.proxy.schemas import CHECKED_MAX_BYTES, Operation
 from market.kernel.errors import MarketError

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from contracts.outbound.dialing import GuardedNetwork
 from contracts.proxy.calling import PER_UPSTREAM_MAX, Calls, Request
-from contracts.proxy.dialing import GuardedNetwork
 from contracts.proxy.errors import UpstreamBusy
 from contracts.proxy.models import Upstream, UpstreamStatus
 from contracts.proxy.schemas import Operation
 from market.kernel.ids import new_id
-from tests.contracts.proxy import servers
-from tests.contracts.proxy.servers import serving
+from tests.contracts.outbound import servers
+from tests.contracts.outbound.servers import serving
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 

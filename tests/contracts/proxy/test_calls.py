@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from contracts.outbound.dialing import GuardedNetwork
 from contracts.proxy.calls import TRIES, Answer, AnswerBroken, Bounds, Caller
-from contracts.proxy.dialing import GuardedNetwork
 from contracts.proxy.errors import (
     UpstreamBlocked,
     UpstreamFailed,
@@ -21,10 +21,10 @@ from contracts.proxy.errors import (
 from contracts.proxy.models import ViolationKind
 from contracts.proxy.templates import Outgoing
 from market.kernel.errors import MarketError
-from tests.contracts.proxy import servers
-from tests.contracts.proxy.certificates import self_signed
+from tests.contracts.outbound import servers
+from tests.contracts.outbound.certificates import self_signed
+from tests.contracts.outbound.servers import Upstream, serving
 from tests.contracts.proxy.hostile import bomb
-from tests.contracts.proxy.servers import Upstream, serving
 
 CALLER = Caller(GuardedNetwork(loopback=True))
 

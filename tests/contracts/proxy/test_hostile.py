@@ -7,7 +7,8 @@ from pathlib import Path
 
 from market.kernel.context import Kernel
 from tests.contracts.factories import settled
-from tests.contracts.proxy import hostile, servers
+from tests.contracts.outbound import servers
+from tests.contracts.proxy import hostile
 from tests.contracts.proxy.conftest import MakeOffer, operation
 from tests.contracts.proxy.costs import held_units, problem
 

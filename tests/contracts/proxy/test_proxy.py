@@ -13,7 +13,7 @@ from contracts.proxy.calling import PER_UPSTREAM_MAX
 from contracts.proxy.schemas import CHECKED_MAX_BYTES
 from market.kernel.context import Kernel
 from tests.contracts.factories import settled
-from tests.contracts.proxy import servers
+from tests.contracts.outbound import servers
 from tests.contracts.proxy.conftest import SECRET, MakeOffer, operation
 from tests.contracts.proxy.costs import held_units, problem, uncharged
 

@@ -13,7 +13,7 @@ from contracts.proxy.delivery import ProxyRequest, proxy_service
 from contracts.proxy.relaying import PIECE_BYTES
 from market.kernel.context import Kernel
 from tests.contracts.factories import settled
-from tests.contracts.proxy import servers
+from tests.contracts.outbound import servers
 from tests.contracts.proxy.conftest import MakeOffer, Offer, operation
 
 SCOPE: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": []}

@@ -10,7 +10,7 @@ from market import serving
 from market.kernel.context import Kernel
 from market.kernel.settings import Settings
 from tests.contracts.factories import bearer, settled
-from tests.contracts.proxy import servers
+from tests.contracts.outbound import servers
 from tests.contracts.proxy.conftest import MakeOffer, operation
 
 OCTETS = "application/octet-stream"

@@ -9,7 +9,7 @@ import pytest
 
 from market.kernel.context import Kernel
 from tests.contracts.factories import settled
-from tests.contracts.proxy import servers
+from tests.contracts.outbound import servers
 from tests.contracts.proxy.conftest import MakeOffer, Offer, operation
 from tests.contracts.proxy.costs import held_units, problem
 from tests.contracts.test_token_limits import mint

@@ -12,10 +12,10 @@ from contracts.metering import Meter
 from market.kernel.context import Kernel
 from tests.contracts.factories import settled
 from tests.contracts.meter_actions import use
-from tests.contracts.proxy import servers
+from tests.contracts.outbound import servers
+from tests.contracts.outbound.servers import Answer, Asked
 from tests.contracts.proxy.conftest import MakeOffer, operation
 from tests.contracts.proxy.costs import held_units, problem
-from tests.contracts.proxy.servers import Answer, Asked
 from tests.pricing.factories import MeteredUnit
 
 MIB = 1 << 20

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contracts.outbound import sealing
 from contracts.proxy import secrets
 from contracts.proxy.kept import prune
 from contracts.proxy.models import UpstreamSecret
@@ -14,7 +15,7 @@ from market.kernel.ids import new_id, parse, show
 from market.kernel.security import Role
 from tests.contracts.dispute_factories import claim
 from tests.contracts.factories import Trade, make_trade
-from tests.contracts.proxy import servers
+from tests.contracts.outbound import servers
 from tests.contracts.proxy.conftest import SECRET, MakeOffer, operation
 from tests.market.parties.factories import make_party
 
@@ -188,18 +189,18 @@ async def test_secrets_are_rewrapped_under_a_new_key(
     offer = await make_offer(x=servers.json_of([]))
     await offer.register(operation(), secret=KEY)
     await offer.set_secret()
-    old = secrets.envelope_of(kernel)
+    old = sealing.envelope_of(kernel)
     both = Envelope({**{"1": old._keys[bytes.fromhex(old.current)]}, "2": bytes(range(32))})
-    monkeypatch.setitem(kernel.services, secrets.load_envelope, both)
+    monkeypatch.setitem(kernel.services, sealing.load_envelope, both)
     assert await secrets.rewrap(kernel) >= 1
     assert await secrets.rewrap(kernel) == 0
     alone = Envelope({"2": bytes(range(32))})
-    monkeypatch.setitem(kernel.services, secrets.load_envelope, alone)
+    monkeypatch.setitem(kernel.services, sealing.load_envelope, alone)
     assert (await offer.call()).status_code == 200
     assert offer.server.asked[0].headers["x-key"] == SECRET
-    monkeypatch.setitem(kernel.services, secrets.load_envelope, old)
+    monkeypatch.setitem(kernel.services, sealing.load_envelope, old)
     assert (await offer.call()).json()["code"] == "secrets_unavailable"
-    monkeypatch.setitem(kernel.services, secrets.load_envelope, both)
+    monkeypatch.setitem(kernel.services, sealing.load_envelope, both)
     async with kernel.unit_of_work() as uow:
         row = await uow.session.get(UpstreamSecret, parse("ups", offer.upstream_id))
         assert row is not None

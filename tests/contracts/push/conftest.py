@@ -16,7 +16,7 @@ from market.kernel.context import Kernel
 from market.kernel.ids import show
 from market.kernel.settings import Settings
 from tests.contracts.factories import Trade, make_trade
-from tests.contracts.proxy.servers import Answer, Upstream, plain, serving
+from tests.contracts.outbound.servers import Answer, Upstream, plain, serving
 from tests.settlement.factories import move_clock
 
 OK = plain(b"")

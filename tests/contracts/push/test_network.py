@@ -8,11 +8,11 @@ from pathlib import Path
 import httpcore
 import pytest
 
-from contracts.proxy.dialing import AddressBlocked, GuardedNetwork
+from contracts.outbound.dialing import AddressBlocked, GuardedNetwork
 from contracts.push.network import DrainedNetwork
 from contracts.push.sending import NotTaken, Parcel, Progress, Sender
-from tests.contracts.proxy.certificates import self_signed
-from tests.contracts.proxy.servers import endless, plain, serving, silent
+from tests.contracts.outbound.certificates import self_signed
+from tests.contracts.outbound.servers import endless, plain, serving, silent
 
 BODY = bytes(range(256)) * 1_024
 

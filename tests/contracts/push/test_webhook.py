@@ -18,7 +18,7 @@ from market.kernel.context import Kernel
 from market.kernel.ids import parse
 from market.kernel.security import Role
 from tests.contracts.factories import bearer, mint, settled
-from tests.contracts.proxy.servers import Asked, hanging_up, in_turn, plain, serving, silent
+from tests.contracts.outbound.servers import Asked, hanging_up, in_turn, plain, serving, silent
 from tests.contracts.push.conftest import OK, MakeRoute, Route
 from tests.market.parties.factories import make_party
 from tests.settlement.factories import move_clock

@@ -8,9 +8,9 @@ import httpcore
 import pytest
 from httpcore import SOCKET_OPTION, AsyncNetworkBackend, AsyncNetworkStream
 
-from contracts.proxy import dialing
-from contracts.proxy.dialing import AddressBlocked, GuardedNetwork, Resolve
-from tests.contracts.proxy.servers import json_of, serving
+from contracts.outbound import dialing
+from contracts.outbound.dialing import AddressBlocked, GuardedNetwork, Resolve
+from tests.contracts.outbound.servers import json_of, serving
 
 PUBLIC = "93.184.216.34"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contracts.proxy.addresses import blocked
+from contracts.outbound.addresses import blocked
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where an upstream may live: public unicast addresses only. Pure.
+"""Where a foreign server may live: public unicast addresses only. Pure.
 
 The check is made on the address that is about to be dialed, never on a name: names change what
 they mean between two look-ups (DNS rebinding), and ``127.1``, ``0x7f000001`` or ``2130706433``

@@ -1,4 +1,4 @@
-"""Connections to upstreams: the name is resolved once, every address checked, that one dialed.
+"""Connections to foreign servers: a name is resolved once, each address checked, that one dialed.
 
 The network backend of the HTTP client is the place: between its check and its connect there is
 no second look-up that could answer differently. TLS still verifies the name.
@@ -17,7 +17,7 @@ from typing import Any, Final
 import httpcore
 from httpcore import SOCKET_OPTION, AsyncNetworkBackend, AsyncNetworkStream
 
-from contracts.proxy.addresses import blocked
+from contracts.outbound.addresses import blocked
 
 ADDRESSES_MAX: Final = 4
 HEAD_MAX_BYTES: Final = 128 << 10
@@ -32,7 +32,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class AddressBlocked(Exception):
-    """The upstream's name leads to an address that is never dialed; nothing was sent."""
+    """The name leads to an address that is never dialed; nothing was sent."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -43,7 +43,7 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     """The addresses of a name, as the system resolves it. Raises OSError."""
     global _threads
     if _threads is None:
-        _threads = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="upstream-dns")
+        _threads = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="outbound-dns")
     asked = (host, port)
     looking = _running.get(asked)
     if looking is None:
