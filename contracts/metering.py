@@ -15,8 +15,9 @@ import contextvars
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -44,8 +45,7 @@ ATTEMPTS_MAX = 12
 _log = get_logger("contracts.metering")
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """Reserved units. ``deadline`` is in ``time.monotonic`` seconds; sending ends before it."""
 
     grant_id: UUID
@@ -219,7 +219,7 @@ class Meter:
             raise DeliveryInProgress(headers={"Retry-After": "1"})
         quota, left = taken
         if planned is not None:
-            planned = replace(planned, quota=quota)
+            planned = planned._replace(quota=quota)
         try:
             outcome = await self.reserve(grant_id, token_id, key=key, units=units, planned=planned)
         except BaseException:
@@ -229,7 +229,7 @@ class Meter:
             await token_quota.give_back(self._kernel, quota)
             return outcome
         remaining = left if outcome.remaining is None else min(left, outcome.remaining)
-        return replace(outcome, quota=quota, remaining=remaining)
+        return outcome._replace(quota=quota, remaining=remaining)
 
     async def settle(self, hold: Hold, fact: Fact) -> None:
         """Charge what ``fact`` says and make it durable soon.
@@ -239,7 +239,7 @@ class Meter:
         if self.settle_alone(hold, fact):
             return
         if hold.quota is not None:
-            fact = replace(fact, quota=hold.quota)
+            fact = fact._replace(quota=hold.quota)
         try:
             await self.cache.call(
                 scripts.SETTLE, hold.grant_id, hold.key, fact.units, hold.owner, fact.pack()
@@ -294,7 +294,7 @@ class Meter:
         facts, left = [], None
         for lease, text in zip(found[::2], found[1::2], strict=True):
             try:
-                facts.append(replace(unpack(text), lease_id=UUID(lease)))
+                facts.append(unpack(text)._replace(lease_id=UUID(lease)))
             except FactTooNew as error:
                 left = error
         written = await self._write(facts) if facts else 0

@@ -7,9 +7,9 @@ in the cache, or both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -24,11 +24,12 @@ from market.kernel.ids import show
 from market.kernel.security import Keyring
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """One delivery as it happened. ``units`` is what it costs, before any cap.
 
     ``assumed``: nobody could tell whether it was delivered; the agreement is seller-safe.
+
+    A tuple: each delivery makes two of these, which takes a frozen data class 5 times as long.
     """
 
     usage_id: UUID
@@ -54,14 +55,14 @@ class Fact:
     def pack(self) -> str:
         """Text for the cache; :func:`unpack` is its inverse."""
         # asyncpg's UUID is a subclass, which orjson does not take by itself.
-        return orjson.dumps(self, default=str).decode()
+        return orjson.dumps(self._asdict(), default=str).decode()
 
 
 # What this code can read. Processes of two versions share a cache while a new one is rolled out.
 # A record whose new members change what is billed says ``needs`` with a higher number; members
 # that are only more to know need no such thing, and are passed over by who does not know them.
 READS = 1
-_MEMBERS = frozenset(each.name for each in fields(Fact))
+_MEMBERS = frozenset(Fact._fields)
 _IDS = ("usage_id", "receipt_id", "grant_id", "agreement_id", "version_id", "lease_id", "token_id")
 
 
@@ -186,7 +187,7 @@ def _apart(fact: Fact) -> Fact:
     Who repeats the id that a sub-lease made, before that is durable, with another question has
     got both; clients cannot name an id with a tilde.
     """
-    return replace(fact, key=f"{fact.key}~{fact.usage_id.hex}")
+    return fact._replace(key=f"{fact.key}~{fact.usage_id.hex}")
 
 
 def _tally(grant: sql.Row) -> _Tally:

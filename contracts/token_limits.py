@@ -135,7 +135,7 @@ class ScopedColumns(Mapping[str, Column]):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """:class:`TokenLimits` as the door reads them."""
+    """:class:`TokenLimits` as the gate reads them."""
 
     operations: frozenset[str] | None = None
     fields: frozenset[str] | None = None

@@ -25,9 +25,10 @@ from contracts.bulk.ranges import File, Portion, parse_range, portions
 from contracts.bulk.response import MEDIA_TYPE, BulkResponse
 from contracts.bulk.schemas import BulkManifest
 from contracts.delivery.charges import DIVISIBLE, whole_units
+from contracts.delivery.gate import gate_of
 from contracts.delivery.once import REPLAY_FREE, checked_key, reserve_once
 from contracts.delivery.requests import Context, RowsRequest
-from contracts.delivery.rows import SEND_MARGIN_S, rows_service
+from contracts.delivery.rows import SEND_MARGIN_S
 from contracts.errors import (
     DeliveryIdExpired,
     DeliveryIdReused,
@@ -82,7 +83,7 @@ async def manifest(
     kernel: Kernel, token: str, *, address: str | None, version: int | None = None
 ) -> BulkManifest:
     """What the download is and costs; free. Raises as :func:`download`, but never 402."""
-    claims, context, _ = await rows_service(kernel).authorize(
+    claims, context, _ = await gate_of(kernel).authorize(
         RowsRequest(token=token, address=address, version=version, operation=WayOut.BULK)
     )
     _require_sold(context.unit)
@@ -112,7 +113,7 @@ async def download(kernel: Kernel, request: BulkRequest) -> BulkResponse:
     when not all of the range can be paid for. A refusal charges nothing.
     """
     key = checked_key(request.delivery_id)
-    claims, context, headers = await rows_service(kernel).authorize(
+    claims, context, headers = await gate_of(kernel).authorize(
         RowsRequest(
             token=request.token,
             address=request.address,
@@ -274,8 +275,7 @@ class Download:
         if sent == 0:
             await meter.release(opened.hold)
             return
-        fact = replace(
-            opened.fact,
+        fact = opened.fact._replace(
             lease_id=opened.hold.lease_id,
             delivered_at=self._kernel.clock.now(),
         )
@@ -287,8 +287,7 @@ class Download:
         """The delivery of no more than the first ``sent`` bytes of the part."""
         rows = self._bought.rows(opened.portion, sent)
         assert fact.asked is not None
-        return replace(
-            fact,
+        return fact._replace(
             units=self._due(opened.portion, sent) if self._divisible else fact.units,
             rows=rows,
             bytes=sent,
@@ -300,7 +299,7 @@ class Download:
     async def _reserve(self, portion: Portion) -> _Open:
         body = await asyncio.to_thread(_read, self._order.path, portion)
         if not self._divisible and not self._bought.entered:
-            entry = replace(self._fact(portion, body), key=self._order.key, units=1)
+            entry = self._fact(portion, body)._replace(key=self._order.key, units=1)
             hold = await self._hold(entry)
             self._bought.entered = True
             return _Open(portion, body, hold, entry)

@@ -15,6 +15,7 @@ from contracts.changes.feeds import Feed, feeds_of
 from contracts.changes.keys import key_of
 from contracts.changes.schemas import ChangeCounts
 from contracts.changes.sql import Comparison, Side, count_query
+from contracts.delivery.gate import gate_of
 from contracts.delivery.requests import Context, RowsRequest
 from contracts.delivery.response import MeteredResponse
 from contracts.delivery.rows import rows_service
@@ -36,8 +37,8 @@ async def deliver(kernel: Kernel, request: RowsRequest, *, since: int) -> Metere
     Raises as :meth:`contracts.delivery.rows.RowsService.deliver`, VersionNotFound (404),
     VersionsIncomparable, UnitRefused (409), ChangesPreparing (503). A refusal charges nothing.
     """
-    request = replace(request, operation=WayOut.CHANGES)
-    claims, context, headers = await rows_service(kernel).authorize(request)
+    request = request._replace(operation=WayOut.CHANGES)
+    claims, context, headers = await gate_of(kernel).authorize(request)
     await rows_service(kernel).admit(claims, request.delivery_id)
     context, feed = await _changed(kernel, claims, context, since)
     headers |= {"Since-Version": str(since)}
@@ -48,9 +49,9 @@ async def deliver(kernel: Kernel, request: RowsRequest, *, since: int) -> Metere
 
 async def count(kernel: Kernel, request: RowsRequest, *, since: int) -> ChangeCounts:
     """How many changes there are; free. Raises as :func:`deliver`, but never 402."""
-    request = replace(request, operation=WayOut.CHANGES)
+    request = request._replace(operation=WayOut.CHANGES)
     rows = rows_service(kernel)
-    claims, context, _ = await rows.authorize(request)
+    claims, context, _ = await gate_of(kernel).authorize(request)
     with contextlib.suppress(QuotaExhausted):
         await meter_of(kernel).admit(claims.grant_id, claims.token_id)
     _, feed = await _changed(kernel, claims, context, since)
@@ -70,7 +71,7 @@ async def _changed(
     if after.unit is Unit.MILLISECOND:
         raise UnitRefused("A feed is computed once for many readers; its time is nobody's.")
     rows = rows_service(kernel)
-    before = await rows.scoped(claims, since)
+    before = await gate_of(kernel).scoped(claims, since)
     async with kernel.unit_of_work() as uow:
         old = await offers.get_version(uow, before.version_id)
         new = await offers.get_version(uow, after.version_id)

@@ -5,8 +5,6 @@ The table in docs/metering.md is this module in words.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from contracts.delivery.once import Earlier, reserve_once
 from contracts.errors import QuotaExhausted
 from contracts.metering import Hold
@@ -70,7 +68,7 @@ async def reserve_up_to(
             left = refusal.extra.get("remaining")
             if not isinstance(left, int) or not 0 < left < asked.units:
                 raise
-            asked = replace(asked, units=left)
+            asked = asked._replace(units=left)
 
 
 def remaining_after(hold: Hold, charged: int) -> int | None:

@@ -7,13 +7,13 @@ A delivery that was settled under the same id is free to repeat; a way out only 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlmodel import select
 
-from contracts.delivery.door import door_of
+from contracts.delivery.token_reader import token_reader
 from contracts.errors import (
     DeliveryIdExpired,
     DeliveryIdInvalid,
@@ -84,7 +84,7 @@ async def reserve_once(
     as :meth:`contracts.metering.Meter.reserve`.
     """
     meter = meter_of(kernel)
-    quota_id = (await door_of(kernel).limits(whole.token_id)).quota_id
+    quota_id = (await token_reader(kernel).limits(whole.token_id)).quota_id
     alone = delivery_id is None and not seller_safe and quota_id is None
     try:
         outcome = await meter.reserve(
@@ -92,7 +92,7 @@ async def reserve_once(
             whole.token_id,
             key=whole.key,
             units=whole.units,
-            planned=replace(whole, assumed=True) if seller_safe else None,
+            planned=whole._replace(assumed=True) if seller_safe else None,
             block_units=sub_lease_units if alone else 0,
             quota_id=quota_id,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from contracts.delivery.coding import Coded, decoding
 from contracts.delivery.formats import MEDIA_TYPES, Format
@@ -15,8 +15,7 @@ from contracts.metering_asked import Asked
 VARY = "Accept, Accept-Encoding"
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """``body`` is what is charged and signed; ``coded`` what is sent in its place, if anything."""
 
     body: bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
 from contracts.models import Unit
@@ -14,8 +15,7 @@ from listings.row_filter import ALWAYS, Condition
 from listings.typed_columns import Column
 
 
-@dataclass(frozen=True, slots=True)
-class RowsRequest:
+class RowsRequest(NamedTuple):
     """What a client asks for, as text; ``delivery_id`` None lets the server choose one."""
 
     token: str
@@ -37,7 +37,10 @@ class RowsRequest:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What of a grant, its agreement and buyer a delivery depends on."""
+    """What of a grant, its agreement and buyer a delivery depends on.
+
+    ``until`` is when it must be read anew, in ``time.monotonic`` seconds.
+    """
 
     agreement_id: UUID
     product_id: UUID
@@ -53,6 +56,7 @@ class Context:
     byte_count: int
     sha256: str
     columns: Mapping[str, Column]
+    until: float
     only: Condition = ALWAYS
     # A file that is read in the place of the version's, and the digest of what it is.
     file: Path | None = None

@@ -8,21 +8,15 @@ first.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import pyarrow as pa
 
-from contracts.copies.disclosure import disclosure
-from contracts.copies.opening import open_copy
 from contracts.delivery import sql
 from contracts.delivery.charges import (
     not_enough,
@@ -33,9 +27,9 @@ from contracts.delivery.charges import (
     whole_units,
 )
 from contracts.delivery.coding import Coded, code
-from contracts.delivery.door import door_of
 from contracts.delivery.engine import Engine, engine_of
 from contracts.delivery.formats import Format, PageMarks, encode, negotiate
+from contracts.delivery.gate import gate_of
 from contracts.delivery.once import (
     Earlier,
     checked_key,
@@ -49,41 +43,29 @@ from contracts.delivery.questions import Question, question_of
 from contracts.delivery.requests import Context, RowsRequest
 from contracts.delivery.response import Finish, MeteredResponse
 from contracts.errors import (
-    GrantNotFound,
     MeterUnavailable,
     PageTooLarge,
     QueryTimeout,
     QuotaExhausted,
-    TokenForOtherGrant,
 )
 from contracts.metering import Hold, Meter, meter_of
 from contracts.metering_records import Fact
-from contracts.models import Agreement, Grant, Unit
-from contracts.policy import Access, evaluate, parse_policy
+from contracts.models import Unit
 from contracts.schemas import RowCount
 from contracts.token_limits import WayOut
 from contracts.tokens import Claims
-from contracts.versions.granted import version_of
 from listings.row_filter import both, compile_filter
-from listings.typed_columns import columns_of
 from market.kernel.context import Kernel
 from market.kernel.ids import new_id
 from market.kernel.schemas import encode_cursor
-from market.parties.directory import get_party
-from market.parties.errors import PartySuspended
-from market.parties.models import PartyStatus
 
 # A page beyond this is refused before it is encoded; several of them fit a worker's memory.
 PAGE_MAX_BYTES = 64 << 20
 SEND_MARGIN_S = 2
-# How long facts about a grant's policy and buyer may be reused; its status is never cached here.
-CONTEXT_TTL_S = 2.0
-CONTEXTS_MAX = 10_000
 _NO_LEASE = UUID(int=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """A page that may be sent: reserved, or ``paid`` before under the same Delivery-Id.
 
     ``finish`` is told how many bytes of it were sent.
@@ -96,17 +78,11 @@ class Ready:
     paid: bool = False
 
 
-# A grant and, where one was named, the number of a version.
-_Which = tuple[UUID, int | None]
-
-
 class RowsService:
     """Delivers rows. One per process."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._contexts: OrderedDict[_Which, tuple[float, Context]] = OrderedDict()
-        self._loading: WeakValueDictionary[_Which, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def _meter(self) -> Meter:
@@ -121,18 +97,20 @@ class RowsService:
     async def deliver(self, request: RowsRequest) -> MeteredResponse:
         """A page of rows, charged when it is sent.
 
-        Raises as :meth:`authorize`, GrantSuspended (403),
+        Raises as :meth:`contracts.delivery.gate.Gate.authorize`, GrantSuspended (403),
         TokenExpired, TokenRevoked, GrantRevoked, GrantExpired (410), QuotaExhausted (402),
         RateLimited (429), FormatNotOffered, CodingNotOffered (406), FilterInvalid,
         ColumnUnknown, OrderInvalid, BadCursor, DeliveryIdInvalid, DeliveryIdReused (422),
         DeliveryInProgress, DeliveryIncomplete, DeliveryIdExpired (409), PageTooLarge (413),
         QueryTimeout, MeterUnavailable, MeterRecovering (503). A refusal charges nothing.
         """
-        checked_key(request.delivery_id)
+        # Before the token is looked at: what is wrong here is wrong for everybody.
+        if request.delivery_id is not None:
+            checked_key(request.delivery_id)
         negotiate(request.accept)
         if request.operation is not WayOut.ROWS:
-            request = replace(request, operation=WayOut.ROWS)
-        claims, context, headers = await self.authorize(request)
+            request = request._replace(operation=WayOut.ROWS)
+        claims, context, headers = await gate_of(self._kernel).authorize(request)
         return await self.deliver_from(claims, context, headers, request)
 
     async def admit(self, claims: Claims, delivery_id: str | None) -> Earlier | None:
@@ -150,7 +128,7 @@ class RowsService:
     async def deliver_from(
         self, claims: Claims, context: Context, headers: dict[str, str], request: RowsRequest
     ) -> MeteredResponse:
-        """:meth:`deliver` for what :meth:`authorize` gave."""
+        """:meth:`deliver` for what :meth:`contracts.delivery.gate.Gate.authorize` gave."""
         ready = await self.prepare(claims, context, request)
         headers |= ready.headers
         return respond(ready.page, headers, deadline_s=ready.deadline_s, finish=ready.finish)
@@ -236,8 +214,7 @@ class RowsService:
                 raise not_enough(outcome, context.unit) from error
             raise
         ms = min(outcome.units, whole_ms(took_ns))
-        whole = replace(
-            self._fact(claims, context, page, key, ms),
+        whole = self._fact(claims, context, page, key, ms)._replace(
             usage_id=planned.usage_id,
             receipt_id=planned.receipt_id,
         )
@@ -245,108 +222,14 @@ class RowsService:
 
     async def count(self, request: RowsRequest) -> RowCount:
         """How many rows the filter selects; free. Raises as :meth:`deliver`."""
-        request = replace(request, operation=WayOut.COUNT)
-        claims, context, _ = await self.authorize(request)
+        request = request._replace(operation=WayOut.COUNT)
+        claims, context, _ = await gate_of(self._kernel).authorize(request)
         # What is left to buy may be counted with nothing left to spend.
         with contextlib.suppress(QuotaExhausted):
             await self._meter.admit(claims.grant_id, claims.token_id)
         condition = both(context.only, compile_filter(request.filter, context.columns))
         path = await self._kernel.blobs.local_path(context.blob_key)
         return RowCount(count=await self.engine.count(sql.count_query(str(path), condition)))
-
-    async def authorize(self, request: RowsRequest) -> tuple[Claims, Context, dict[str, str]]:
-        """Token, rate, limits, policy: what every way out asks first, with its rate headers.
-
-        The context's columns and rows are those that the token may read.
-
-        Raises InvalidToken (401), TokenForOtherGrant, PolicyRefused, PartySuspended, and as
-        :meth:`contracts.token_limits.Limits.require` (403), TokenExpired (410), RateLimited
-        (429), GrantNotFound, VersionNotFound (404), CopyPreparing (503).
-        """
-        claims = await door_of(self._kernel).claims(request.token)
-        context, headers = await self.allow(claims, request)
-        return claims, context, headers
-
-    async def allow(self, claims: Claims, request: RowsRequest) -> tuple[Context, dict[str, str]]:
-        """:meth:`authorize` for claims that were verified before."""
-        kernel = self._kernel
-        limits = await door_of(kernel).limits(claims.token_id)
-        window = await kernel.limits.hit_ahead(
-            "delivery",
-            claims.token_id.hex,
-            limit=limits.rate(kernel.settings.delivery_rate_per_minute),
-        )
-        window.require()
-        limits.require(request.operation, request.address)
-        if request.grant_id is not None and request.grant_id != claims.grant_id:
-            raise TokenForOtherGrant(param="grant_id")
-        context = await self.scoped(claims, request.version)
-        access = Access(context.country, kernel.clock.now(), context.delivery_count, claims.purpose)
-        evaluate(context.at_delivery, access)
-        return context, window.headers() | disclosure(context.policy)
-
-    async def scoped(self, claims: Claims, number: int | None) -> Context:
-        """A version as far as the token may read it.
-
-        Raises GrantNotFound, VersionNotFound (404), PolicyRefused, PartySuspended (403).
-        """
-        context = await self._context((claims.grant_id, number))
-        limits = await door_of(self._kernel).limits(claims.token_id)
-        if not limits.narrow:
-            return context
-        return replace(
-            context, columns=limits.scoped(context.columns), only=limits.only(context.columns)
-        )
-
-    async def _context(self, which: _Which) -> Context:
-        known = self._contexts.get(which)
-        if known is not None and time.monotonic() < known[0]:
-            return known[1]
-        # One of many readers asks when the time is over; the others take its answer.
-        lock = self._loading.setdefault(which, asyncio.Lock())
-        async with lock:
-            known = self._contexts.get(which)
-            if known is not None and time.monotonic() < known[0]:
-                return known[1]
-            return await self._load_context(which)
-
-    async def _load_context(self, which: _Which) -> Context:
-        grant_id, number = which
-        async with self._kernel.unit_of_work() as uow:
-            grant = await uow.session.get(Grant, grant_id)
-            agreement = (
-                None if grant is None else await uow.session.get(Agreement, grant.agreement_id)
-            )
-            if grant is None or agreement is None:
-                raise GrantNotFound
-            buyer = await get_party(uow, grant.buyer_id)
-            policy = parse_policy(agreement.terms["policy"])
-            version = await version_of(uow, grant, policy, number)
-        if buyer.status is PartyStatus.SUSPENDED:
-            raise PartySuspended
-        read = await open_copy(self._kernel, version, grant.agreement_id, policy)
-        context = Context(
-            agreement_id=grant.agreement_id,
-            product_id=grant.product_id,
-            version_id=version.id,
-            version=version.number,
-            unit=Unit(grant.unit),
-            policy=policy,
-            # The term's end and the count have codes of their own, from the grant's own meter.
-            at_delivery=policy.model_copy(update={"not_after": None, "count": None}),
-            country=buyer.jurisdiction,
-            delivery_count=grant.delivery_count,
-            blob_key=read.blob_key,
-            row_count=read.row_count,
-            byte_count=read.byte_count,
-            sha256=read.sha256,
-            columns=columns_of(version.columns),
-        )
-        self._contexts[which] = (time.monotonic() + CONTEXT_TTL_S, context)
-        self._contexts.move_to_end(which)
-        if len(self._contexts) > CONTEXTS_MAX:
-            self._contexts.popitem(last=False)
-        return context
 
     def check(self, context: Context, request: RowsRequest) -> None:
         """Refuse what no page could answer. Raises as :meth:`deliver` about the request's texts."""
@@ -435,7 +318,7 @@ class RowsService:
 
     def _finisher(self, hold: Hold, context: Context, page: Page, whole: Fact) -> Finish:
         def finish(sent: int) -> Coroutine[Any, Any, None] | None:
-            fact = replace(whole, lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
+            fact = whole._replace(lease_id=hold.lease_id, delivered_at=self._kernel.clock.now())
             if sent < len(page.body):
                 size = len(page.body)
                 rows = page.rows * sent // size
@@ -443,8 +326,8 @@ class RowsService:
                 if units == 0:
                     return self._meter.release(hold)
                 digest = hashlib.sha256(memoryview(page.body)[:sent]).hexdigest()
-                fact = replace(
-                    fact, units=units, rows=rows, bytes=sent, body_sha256=digest, complete=False
+                fact = fact._replace(
+                    units=units, rows=rows, bytes=sent, body_sha256=digest, complete=False
                 )
             if self._meter.settle_alone(hold, fact):
                 return None

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,7 @@ import httpcore
 import orjson
 
 from contracts.delivery.charges import part_units, remaining_after
+from contracts.delivery.gate import gate_of
 from contracts.delivery.once import (
     Earlier,
     checked_key,
@@ -29,7 +30,6 @@ from contracts.delivery.once import (
 )
 from contracts.delivery.requests import Context, RowsRequest
 from contracts.delivery.response import Finish, MeteredResponse
-from contracts.delivery.rows import rows_service
 from contracts.errors import MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
@@ -99,7 +99,7 @@ class ProxyService:
 
     async def operations(self, token: str, *, address: str | None) -> OperationList:
         """What the token's grant may ask; free. Raises UpstreamNotFound (404) and as a call."""
-        claims, context, _ = await rows_service(self._kernel).authorize(
+        claims, context, _ = await gate_of(self._kernel).authorize(
             RowsRequest(token=token, address=address, operation=WayOut.PROXY)
         )
         refuse_masked(context.policy)
@@ -120,7 +120,7 @@ class ProxyService:
         """
         key = checked_key(request.delivery_id)
         asking = RowsRequest(token=request.token, address=request.address, operation=WayOut.PROXY)
-        claims, context, headers = await rows_service(self._kernel).authorize(asking)
+        claims, context, headers = await gate_of(self._kernel).authorize(asking)
         refuse_masked(context.policy)
         headers |= {"Delivery-Id": key, "X-Content-Type-Options": "nosniff"}
         meter = meter_of(self._kernel)
@@ -189,7 +189,7 @@ class ProxyService:
         units = bounds.owed(unit, hold, size=len(body), took_ns=took_ns)
         left = remaining_after(hold, units)
         headers |= meter_headers(units, left, whole.receipt_id, unit=unit)
-        fact = replace(whole, units=units)
+        fact = whole._replace(units=units)
 
         async def finish(sent: int) -> None:
             due = part_units(unit, units, sent=sent, size=len(body))
@@ -203,7 +203,7 @@ class ProxyService:
             digest = hashlib.sha256(memoryview(body)[:sent]).hexdigest()
             complete = sent == len(body)
             await self._settle(
-                hold, replace(fact, units=due, bytes=sent, body_sha256=digest, complete=complete)
+                hold, fact._replace(units=due, bytes=sent, body_sha256=digest, complete=complete)
             )
 
         return _respond(asked, body, headers, deadline_s=left_s, finish=finish)
@@ -269,8 +269,7 @@ class ProxyService:
                 took_ns = head_ns + int(relay.upstream_s * 1e9)
                 unit = asked.context.unit
                 units = bounds.owed(unit, hold, size=relay.passed, took_ns=took_ns)
-                fact = replace(
-                    whole,
+                fact = whole._replace(
                     units=units,
                     bytes=relay.passed,
                     body_sha256=digest,
@@ -332,7 +331,7 @@ class ProxyService:
     async def _settle(self, hold: Hold, fact: Fact) -> None:
         now = self._kernel.clock.now()
         await meter_of(self._kernel).settle(
-            hold, replace(fact, lease_id=hold.lease_id, delivered_at=now)
+            hold, fact._replace(lease_id=hold.lease_id, delivered_at=now)
         )
 
     def _fact(self, asked: _Asked) -> Fact:

@@ -21,6 +21,7 @@ from sqlmodel import col, select
 
 from contracts.copies.errors import CopyPreparing
 from contracts.delivery.formats import MEDIA_TYPES, Format
+from contracts.delivery.gate import gate_of
 from contracts.delivery.response import to_the_end
 from contracts.delivery.rows import Ready, rows_service
 from contracts.errors import (
@@ -177,7 +178,7 @@ async def _send_part(kernel: Kernel, work: _Work, lease: datetime) -> None:
         after=push.next_after,
         delivery_id=work.key,
     )
-    context, _ = await rows.allow(claims, request)
+    context, _ = await gate_of(kernel).allow(claims, request)
     ready = await rows.prepare(claims, context, request)
     progress = Progress()
     try:

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 
 from contracts import grants
 from contracts.delivery.formats import MEDIA_TYPES, Format
+from contracts.delivery.gate import gate_of
 from contracts.delivery.requests import RowsRequest
 from contracts.delivery.rows import rows_service
 from contracts.errors import GrantNotFound, TokenEnded, TokenNotFound
@@ -60,7 +61,7 @@ async def order(kernel: Kernel, actor: Actor, grant_id: UUID, body: PushInput) -
             raise TokenEnded(param="token_id")
     rows = rows_service(kernel)
     request = request_of(body, body.format, version=body.version)
-    context, _ = await rows.allow(claims_of(token), request)
+    context, _ = await gate_of(kernel).allow(claims_of(token), request)
     try:
         rows.check(context, request)
     except ValidationFailed as error:

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from contracts.copies.disclosure import disclosure
-from contracts.delivery.door import door_of
+from contracts.delivery.gate import gate_of
 from contracts.delivery.requests import Context, RowsRequest
-from contracts.delivery.rows import rows_service
+from contracts.delivery.token_reader import token_reader
 from contracts.errors import PolicyRefused, QuotaExhausted, TokenExpired
 from contracts.metering import meter_of
 from contracts.models import Grant, Unit
@@ -83,11 +83,11 @@ class Table:
 async def table_of(kernel: Kernel, token: str, *, address: str | None) -> Table:
     """The table that ``token`` opens, if it may be read now; charges nothing.
 
-    Raises as :meth:`contracts.delivery.rows.RowsService.authorize` (an expired token as 401) and
+    Raises as :meth:`contracts.delivery.gate.Gate.authorize` (an expired token as 401) and
     as :meth:`contracts.metering.Meter.admit`, but not QuotaExhausted: names stay readable.
     """
     try:
-        claims, context, _ = await rows_service(kernel).authorize(
+        claims, context, _ = await gate_of(kernel).authorize(
             RowsRequest(token=token, address=address, operation=WayOut.SHARING)
         )
     except TokenExpired as error:
@@ -109,7 +109,7 @@ async def at_version(kernel: Kernel, table: Table, number: int) -> Table:
     if not 1 <= number <= NUMBER_MAX:
         raise VersionNotShared(f"{shared}.", param="version")
     try:
-        context = await rows_service(kernel).scoped(table.claims, number)
+        context = await gate_of(kernel).scoped(table.claims, number)
     except (PolicyRefused, VersionNotFound) as error:
         raise VersionNotShared(
             f"{shared}. {error.detail or ''}".strip(), param="version"
@@ -118,7 +118,7 @@ async def at_version(kernel: Kernel, table: Table, number: int) -> Table:
 
 
 async def _table(kernel: Kernel, claims: Claims, context: Context) -> Table:
-    limits = await door_of(kernel).limits(claims.token_id)
+    limits = await token_reader(kernel).limits(claims.token_id)
     # Not the mapping itself, which refuses to be asked for a hidden column.
     readable = set(context.columns)
     async with kernel.unit_of_work() as uow:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from contracts.delivery.door import door_of
 from contracts.delivery.once import Earlier, reserve_once
+from contracts.delivery.token_reader import token_reader
 from contracts.errors import DeliveryInProgress, MeterUnavailable, QuotaExhausted
 from contracts.metering import Hold, meter_of
 from contracts.metering_asked import Asked
@@ -66,7 +66,7 @@ async def admit(kernel: Kernel, query: ShareQuery, *, address: str | None) -> No
 
     Raises as :meth:`contracts.metering.Meter.admit`, TokenAddressRefused (403).
     """
-    limits = await door_of(kernel).limits(query.token_id)
+    limits = await token_reader(kernel).limits(query.token_id)
     limits.require_address(address)
     try:
         await meter_of(kernel).admit(query.grant_id, query.token_id)
@@ -121,7 +121,7 @@ async def _reserve(kernel: Kernel, query: ShareQuery, fact: Fact) -> Hold | Earl
     # What is billed without proof must not be more than the piece.
     if not query.seller_safe and fact.units < query.units - query.charged:
         with contextlib.suppress(QuotaExhausted):
-            return await whole(replace(fact, units=fact.units + 1))
+            return await whole(fact._replace(units=fact.units + 1))
     return await whole(fact)
 
 
@@ -207,6 +207,6 @@ def _fact(kernel: Kernel, query: ShareQuery, key: str, span: ranges.Range, units
 
 def _with(fact: Fact, piece: Piece, *, rows: int, sha256: str, complete: bool) -> Fact:
     assert piece.hold is not None
-    return replace(
-        fact, lease_id=piece.hold.lease_id, rows=rows, body_sha256=sha256, complete=complete
+    return fact._replace(
+        lease_id=piece.hold.lease_id, rows=rows, body_sha256=sha256, complete=complete
     )

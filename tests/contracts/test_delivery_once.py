@@ -1,11 +1,9 @@
 """Once per Delivery-Id: what a fault between the reservation and the answer leaves behind."""
 
-from dataclasses import replace
-
 import pytest
 
 from contracts.delivery import once
-from contracts.delivery.door import door_of
+from contracts.delivery.token_reader import token_reader
 from contracts.metering import Hold, meter_of
 from contracts.metering_scripts import keys_of
 from market.kernel.context import Kernel
@@ -24,8 +22,8 @@ async def test_a_database_lost_after_reserving_holds_and_bills_nothing(
     hold = await reserve(meter, trade, 10)
     await meter.release(hold)
     token = await mint(kernel, trade)
-    token_id = (await door_of(kernel).claims(token)).token_id
-    whole = replace(fact_of(trade, hold, 10), token_id=token_id)
+    token_id = (await token_reader(kernel).claims(token)).token_id
+    whole = fact_of(trade, hold, 10)._replace(token_id=token_id)
     key = new_id().hex
 
     async def lost(*_arguments: object) -> None:

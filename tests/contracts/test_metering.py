@@ -133,7 +133,7 @@ async def test_seller_safe_bills_what_a_killed_process_left(kernel: Kernel, trad
     planned = []
     for key in keys:
         draft = Hold(trade.grant_id, key, 20, "", new_id(), None, 0.0)
-        planned.append(dataclasses.replace(fact_of(trade, draft, 20), assumed=True))
+        planned.append(fact_of(trade, draft, 20)._replace(assumed=True))
         await killed.reserve(trade.grant_id, TOKEN, key=key, units=20, planned=planned[-1])
     assert await meter_of(kernel).recover(trade.grant_id, age_ms=0) == 0
     await asyncio.sleep(1.1)
@@ -157,7 +157,7 @@ async def test_seller_safe_bills_what_a_killed_process_left(kernel: Kernel, trad
 async def test_seller_safe_charges_only_what_was_settled(kernel: Kernel, trade: Trade) -> None:
     meter, key = Meter(kernel, hold_s=1), new_id().hex
     draft = Hold(trade.grant_id, key, 20, "", new_id(), None, 0.0)
-    plan = dataclasses.replace(fact_of(trade, draft, 20), assumed=True)
+    plan = fact_of(trade, draft, 20)._replace(assumed=True)
     hold = await meter.reserve(trade.grant_id, TOKEN, key=key, units=20, planned=plan)
     assert isinstance(hold, Hold)
     await meter.settle(hold, fact_of(trade, hold, 3))

@@ -1,7 +1,6 @@
 """Sub-leases: what a process meters by itself, what it may lose, and when it must stop."""
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
@@ -164,7 +163,7 @@ async def test_a_revocation_waits_for_blocks_and_is_immediate(
         await reserve(meter, trade, 5, minted.id)
     assert time.monotonic() - begun < WAIT_S
     # Deliveries under way run to their end.
-    await meter.settle(hold, dataclasses.replace(fact_of(trade, hold, 5), token_id=minted.id))
+    await meter.settle(hold, fact_of(trade, hold, 5)._replace(token_id=minted.id))
     await meter.flush()
     assert (await units(kernel, trade))[0] == 5
 
@@ -187,7 +186,7 @@ async def test_another_question_under_the_id_of_a_block_is_charged(
     other = Meter(kernel, hold_s=HOLD_S)
     outcome = await other.reserve(trade.grant_id, TOKEN, key=fact.key, units=4)
     assert isinstance(outcome, Hold)
-    second = dataclasses.replace(fact_of(trade, outcome, 4), query_sha256="1" * 64)
+    second = fact_of(trade, outcome, 4)._replace(query_sha256="1" * 64)
     await other.settle(outcome, second)
     await meter.flush()
     for _ in range(2):

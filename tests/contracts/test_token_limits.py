@@ -8,8 +8,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from contracts.delivery.gate import gate_of
 from contracts.delivery.requests import RowsRequest
-from contracts.delivery.rows import rows_service
 from contracts.errors import TokenOperationRefused, TokenTooNarrow
 from contracts.token_limits import Limits, WayOut
 from market.kernel.context import Kernel
@@ -103,7 +103,7 @@ async def test_a_narrow_token_is_closed_to_ways_out_that_send_everything(
     ):
         assert await read(client, narrow, path) == (403, "token_too_narrow")
     with pytest.raises(TokenTooNarrow):
-        await rows_service(kernel).authorize(RowsRequest(token=narrow))
+        await gate_of(kernel).authorize(RowsRequest(token=narrow))
 
 
 async def test_a_row_filter_holds_under_every_question(

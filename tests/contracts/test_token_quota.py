@@ -4,7 +4,6 @@ A fresh ``Meter`` stands for another process; dropping one with its buffer stand
 """
 
 import asyncio
-import dataclasses
 from typing import Literal
 from uuid import UUID
 
@@ -213,7 +212,7 @@ async def test_seller_safe_bills_what_a_killed_process_left(
 ) -> None:
     killed, key = Meter(kernel, hold_s=1), new_id().hex
     draft = Hold(trade.grant_id, key, 20, "", new_id(), None, 0.0)
-    plan = dataclasses.replace(fact_of(trade, draft, 20), assumed=True)
+    plan = fact_of(trade, draft, 20)._replace(assumed=True)
     await killed.reserve(trade.grant_id, TOKEN, key=key, units=20, planned=plan, quota_id=quota)
     await asyncio.sleep(1.1)
     await meter_of(kernel).recover(trade.grant_id, age_ms=0)

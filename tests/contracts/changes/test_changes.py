@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from contracts import receipts, tokens
-from contracts.delivery import rows
+from contracts.delivery import gate
 from contracts.schemas import TokenBody
 from contracts.token_limits import WayOut
 from market.kernel.context import Kernel
@@ -24,7 +24,7 @@ CHANGES = "/v1/delivery/changes"
 
 @pytest.fixture(autouse=True)
 def _fresh_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "CONTEXT_TTL_S", -1.0)
+    monkeypatch.setattr(gate, "CONTEXT_TTL_S", -1.0)
 
 
 def _stations(first: int, last: int, *, moved: int = 0, **more: Any) -> pa.Table:

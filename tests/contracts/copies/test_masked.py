@@ -16,7 +16,7 @@ import pytest
 from contracts.copies.keys import pseudonym_key
 from contracts.copies.making import Copy
 from contracts.copies.opening import open_masked
-from contracts.delivery import rows
+from contracts.delivery import gate
 from contracts.errors import PolicyRefused
 from contracts.policy import parse_policy
 from listings import offers
@@ -41,7 +41,7 @@ FILTER = "carrier in ('UA', 'AA') and delay >= 0"
 
 @pytest.fixture(autouse=True)
 def _fresh_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "CONTEXT_TTL_S", -1.0)
+    monkeypatch.setattr(gate, "CONTEXT_TTL_S", -1.0)
 
 
 def sold_of(kernel: Kernel, trade: Trade, table: pa.Table) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import itertools
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -160,7 +159,7 @@ async def test_a_piece_whose_sender_died_is_seller_safes_and_paid_once(
     assert piece.hold is not None
     assert piece.fact is not None
     # As the sweeper does for a hold that nobody ended.
-    fact = replace(piece.fact, lease_id=piece.hold.lease_id, assumed=True)
+    fact = piece.fact._replace(lease_id=piece.hold.lease_id, assumed=True)
     await meter_of(kernel).settle(piece.hold, fact)
     units = 50
     assert await charged(kernel, safe, units) == units

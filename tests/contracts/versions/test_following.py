@@ -6,7 +6,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from contracts.delivery import rows
+from contracts.delivery import gate
 from market.kernel.context import Kernel
 from market.kernel.security import Role
 from market.operations.sandbox import AdvanceClock, advance_clock
@@ -21,7 +21,7 @@ DAY_S = 86_400
 
 @pytest.fixture(autouse=True)
 def _fresh_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "CONTEXT_TTL_S", -1.0)
+    monkeypatch.setattr(gate, "CONTEXT_TTL_S", -1.0)
 
 
 async def _read(client: httpx.AsyncClient, token: str, **params: Any) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""The door that every way out shares: whether a token may be used like this, from here."""
+"""What delivery tokens and keys say, and what they are limited to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from market.kernel.security import InvalidToken
 CACHED_LIMITS_MAX = 10_000
 
 
-class Door:
-    """Knows tokens' limits. One per process.
+class TokenReader:
+    """Reads tokens and their limits. One per process.
 
     Limits never change, nor what a key stands for, so they are read once; whether a token is
     revoked is the meter's matter and never cached here.
@@ -63,6 +63,6 @@ class Door:
         return limits
 
 
-def door_of(kernel: Kernel) -> Door:
-    """This process's door."""
-    return kernel.service(Door)
+def token_reader(kernel: Kernel) -> TokenReader:
+    """This process's reader of tokens."""
+    return kernel.service(TokenReader)
