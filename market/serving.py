@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from market.kernel.collector import tune_collector
+from market.kernel.collector import collection_paused, tune_collector
 from market.kernel.settings import Settings
 
 if TYPE_CHECKING:
@@ -155,10 +155,13 @@ def in_thread(settings: Settings, listener: socket.socket) -> Iterator[str]:
 def _server(
     settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]
 ) -> uvicorn.Server:
-    import uvicorn  # noqa: PLC0415  (with the app 1.5 s, which `market --help` need not pay)
+    # Late: seconds, which `market --help` need not pay. A sixth of them is the collector's, which
+    # would search 380,000 new objects that all stay.
+    with collection_paused():
+        import uvicorn  # noqa: PLC0415
 
-    from market.app import create_app  # noqa: PLC0415
-    from market.kernel.transport import HttpProtocol  # noqa: PLC0415
+        from market.app import create_app  # noqa: PLC0415
+        from market.kernel.transport import HttpProtocol  # noqa: PLC0415
 
     public_url = settings.public_url or url_of(listener)
 
