@@ -2,7 +2,11 @@
 
 from contracts import dispute_jobs, invoicing, jobs as contract_jobs
 from contracts.proxy import kept as proxy_kept, secrets as proxy_secrets
-from contracts.push import delivering as push_delivering, targets as push_targets
+from contracts.push import (
+    delivering as push_delivering,
+    following as push_following,
+    targets as push_targets,
+)
 from contracts.sharing import jobs as sharing_jobs
 from contracts.versions import notices as version_notices
 from listings import jobs as listing_jobs
@@ -44,6 +48,7 @@ SCHEDULE = [
     ScheduledJob("expire_requests", demand_jobs.expire_requests, every(5)),
     ScheduledJob("expire_quotes", demand_jobs.expire_quotes, every(5)),
     ScheduledJob("run_pushes", push_delivering.run_pushes, every(2)),
+    ScheduledJob("follow_versions", push_following.follow_versions, every(5)),
     ScheduledJob("announce_versions", version_notices.announce_versions, every(5)),
     ScheduledJob("order_top_ups", top_up_job.run_top_ups, every(5)),
     ScheduledJob("examine_trades", surveillance_jobs.examine_trades, every(10)),

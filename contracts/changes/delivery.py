@@ -40,10 +40,8 @@ async def deliver(kernel: Kernel, request: RowsRequest, *, since: int) -> Metere
     request = request._replace(operation=WayOut.CHANGES)
     claims, context, headers = await gate_of(kernel).authorize(request)
     await rows_service(kernel).admit(claims, request.delivery_id)
-    context, feed = await _changed(kernel, claims, context, since)
-    headers |= {"Since-Version": str(since)}
-    if feed.key:
-        headers["Changes-Key"] = ",".join(quote(name, safe="") for name in feed.key)
+    context, feed = await changed(kernel, claims, context, since)
+    headers |= change_headers(feed, since)
     return await rows_service(kernel).deliver_from(claims, context, headers, request)
 
 
@@ -54,7 +52,7 @@ async def count(kernel: Kernel, request: RowsRequest, *, since: int) -> ChangeCo
     claims, context, _ = await gate_of(kernel).authorize(request)
     with contextlib.suppress(QuotaExhausted):
         await meter_of(kernel).admit(claims.grant_id, claims.token_id)
-    _, feed = await _changed(kernel, claims, context, since)
+    _, feed = await changed(kernel, claims, context, since)
     table = await rows.engine.table(count_query(str(feed.path), _mark(context)))
     found = dict(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
     return ChangeCounts(
@@ -64,10 +62,22 @@ async def count(kernel: Kernel, request: RowsRequest, *, since: int) -> ChangeCo
     )
 
 
-async def _changed(
+def change_headers(feed: Feed, since: int) -> dict[str, str]:
+    """What every answer with changes says of them."""
+    headers = {"Since-Version": str(since)}
+    if feed.key:
+        headers["Changes-Key"] = ",".join(quote(name, safe="") for name in feed.key)
+    return headers
+
+
+async def changed(
     kernel: Kernel, claims: Claims, after: Context, since: int
 ) -> tuple[Context, Feed]:
-    """The context of ``after`` with the feed as what is read."""
+    """The context of ``after`` with the feed as what is read.
+
+    Raises as :meth:`contracts.delivery.gate.Gate.scoped`, VersionsIncomparable, UnitRefused (409),
+    ChangesPreparing (503).
+    """
     if after.unit is Unit.MILLISECOND:
         raise UnitRefused("A feed is computed once for many readers; its time is nobody's.")
     rows = rows_service(kernel)

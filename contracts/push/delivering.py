@@ -19,6 +19,7 @@ import orjson
 from sqlalchemy import text
 from sqlmodel import col, select
 
+from contracts.changes.errors import ChangesPreparing, VersionsIncomparable
 from contracts.copies.errors import CopyPreparing
 from contracts.delivery.formats import MEDIA_TYPES, Format
 from contracts.delivery.gate import gate_of
@@ -30,10 +31,11 @@ from contracts.errors import (
     DeliveryInProgress,
     QuotaExhausted,
     TokenExpired,
+    UnitRefused,
 )
 from contracts.metering import meter_of
 from contracts.models import DeliveryToken
-from contracts.push import pushes
+from contracts.push import pushes, reading
 from contracts.push.models import Push, PushPart, PushStatus, PushTarget
 from contracts.push.parcels import Message, pack
 from contracts.push.schemas import PushView
@@ -54,6 +56,10 @@ ATTEMPTS_MAX = 10
 BACKOFF_S = 10
 BACKOFF_MAX_S = 10_800
 MANIFEST_S = 20.0
+# What takes its time.
+_WAITING = (CopyPreparing, ChangesPreparing, DeliveryInProgress)
+# Conflicts that no later attempt will not meet.
+_FOR_GOOD = (UnitRefused, VersionsIncomparable)
 _EXTENSIONS = {Format.ARROW: "arrows"}
 
 _TAKE = """
@@ -156,10 +162,13 @@ async def _step(kernel: Kernel, work: _Work, lease: datetime) -> bool:
 
 async def _refused(kernel: Kernel, push_id: UUID, lease: datetime, error: MarketError) -> None:
     wait_s = int(error.headers.get("Retry-After", "0"))
-    if isinstance(error, CopyPreparing | DeliveryInProgress) or error.status == 429:
+    if (
+        isinstance(error, CopyPreparing | ChangesPreparing | DeliveryInProgress)
+        or error.status == 429
+    ):
         # Nobody's failure; it ends with the token at the latest.
         await _change(kernel, push_id, lease, wait_s=max(1, wait_s))
-    elif error.status >= 500 or error.status == 409:
+    elif error.status >= 500 or (error.status == 409 and not isinstance(error, _FOR_GOOD)):
         await _fail(kernel, push_id, lease, error.code)
     else:
         await _stop(kernel, push_id, lease, PushStatus.REFUSED, error.code)
@@ -171,7 +180,7 @@ async def _send_part(kernel: Kernel, work: _Work, lease: datetime) -> None:
     if claims.expires_at_s <= kernel.clock.timestamp_s():
         raise TokenExpired
     rows = rows_service(kernel)
-    request = pushes.request_of(
+    request = reading.request_of(
         work.view,
         work.view.format,
         version=push.version,
@@ -179,13 +188,14 @@ async def _send_part(kernel: Kernel, work: _Work, lease: datetime) -> None:
         delivery_id=work.key,
     )
     context, _ = await gate_of(kernel).allow(claims, request)
+    context, request, told = await reading.opened(kernel, claims, context, request, push.since)
     ready = await rows.prepare(claims, context, request)
     progress = Progress()
     try:
         parcel = await pack(
             work.target,
             secret_of(kernel, work.target),
-            _message(work, ready),
+            _message(work, ready, told),
             now_s=kernel.clock.timestamp_s(),
         )
         await sender_of(kernel).send(parcel, progress, deadline_s=ready.deadline_s)
@@ -207,12 +217,13 @@ async def _settle(kernel: Kernel, ready: Ready, sent: int) -> None:
     await meter_of(kernel).flush()
 
 
-def _message(work: _Work, ready: Ready) -> Message:
+def _message(work: _Work, ready: Ready, told: dict[str, str]) -> Message:
     page, view = ready.page, work.view
     digest = base64.b64encode(bytes.fromhex(page.body_sha256)).decode()
     extension = _EXTENSIONS.get(page.format, page.format.value)
     headers = {
         **ready.headers,
+        **told,
         "Push-Id": show("psh", view.id),
         "Push-Part": str(work.number),
         "Content-Digest": f"sha-256=:{digest}:",
@@ -258,7 +269,10 @@ async def _finish(kernel: Kernel, work: _Work, lease: datetime) -> None:
         "type": "push.completed",
         "push": view.model_dump(
             mode="json",
-            include={"id", "grant_id", "version", "select", "filter", "order", "format", "rows"},
+            include={
+                *("id", "previous_id", "grant_id", "version", "since"),
+                *("select", "filter", "order", "format", "rows"),
+            },
         ),
         "parts": [part.model_dump(mode="json") for part in parts],
     }

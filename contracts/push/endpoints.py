@@ -73,7 +73,7 @@ async def retire_push_target(
 @router.post(
     "/v1/grants/{grant_id}/pushes",
     status_code=201,
-    responses=problems(400, 401, 403, 404, 409, 410, 422, 429, 503),
+    responses=problems(400, 401, 403, 404, 409, 410, 413, 422, 429, 503),
 )
 async def start_push(
     kernel: KernelDep, actor: ActorDep, grant_id: GrantId, body: PushInput

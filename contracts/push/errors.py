@@ -36,9 +36,19 @@ class PushesTooMany(Conflict):
     default_hint = "Wait for one to end, or cancel it."
 
 
+class PushSinceLater(Invalid):
+    code, title = "push_since_later", "Changes are counted from an earlier version"
+    default_hint = "Name a version before the one that is pushed."
+
+
 class PushPartsTooMany(Invalid):
     code, title = "push_parts_too_many", "The push would have too many parts"
     default_hint = "Raise page_rows."
+
+
+class PushCannotFollow(Conflict):
+    code, title = "push_cannot_follow", "The agreement reads one version only"
+    default_hint = "Leave `follow` out; docs/versions.md says which agreements follow."
 
 
 class PushStateConflict(Conflict):

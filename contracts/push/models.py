@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -45,6 +45,13 @@ class PushStatus(StrEnum):
     CANCELED = "canceled"
 
 
+class Follow(StrEnum):
+    """What of a later version is pushed by itself: all its rows, or what changed."""
+
+    ALL = "all"
+    CHANGES = "changes"
+
+
 class PushTarget(SQLModel, table=True):
     """A buyer's address; ``sealed`` is its secret by ``market.kernel.envelope``."""
 
@@ -75,6 +82,8 @@ class PushTarget(SQLModel, table=True):
 class Push(SQLModel, table=True):
     """A query of one version on its way to a target, part by part.
 
+    With ``since`` it is one of what changed after that version. ``follow`` belongs to the newest
+    push of a chain: it passes to the next one, whose ``previous_id`` names this one.
     ``next_after`` is the cursor behind the last part that arrived; ``breaks`` counts deliveries of
     the next one that ended before their last byte.
     """
@@ -89,10 +98,18 @@ class Push(SQLModel, table=True):
             "parts >= 0 AND rows >= 0 AND bytes >= 0 AND attempts >= 0 AND breaks >= 0",
             name="push_counts",
         ),
+        CheckConstraint("follow IN ('all', 'changes')", name="push_follow_known"),
+        CheckConstraint("since <= version", name="push_since_before"),
+        UniqueConstraint("previous_id", name="push_previous"),
         Index("push_due", "next_at", postgresql_where=text("status = 'active'")),
         Index("push_party", "party_id", "id"),
         Index("push_grant", "grant_id", postgresql_where=text("status = 'active'")),
         Index("push_target_of", "target_id"),
+        Index(
+            "push_following",
+            "next_at",
+            postgresql_where=text("status = 'completed' AND follow IS NOT NULL"),
+        ),
         {"schema": "contracts"},
     )
 
@@ -106,6 +123,9 @@ class Push(SQLModel, table=True):
     )
     token_id: UUID = Field(sa_column=uuid_column())
     version: int = Field(sa_column=integer_column())
+    since: int | None = Field(default=None, sa_column=integer_column(nullable=True))
+    follow: Follow | None = Field(default=None, sa_column=text_column(nullable=True))
+    previous_id: UUID | None = Field(default=None, sa_column=uuid_column(nullable=True))
     query: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     status: PushStatus = Field(sa_column=text_column())
     parts: int = Field(default=0, sa_column=integer_column())

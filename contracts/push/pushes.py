@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from math import ceil
 from uuid import UUID
 
-from sqlalchemy import func
+from sqlalchemy import func, or_
 from sqlmodel import col, select
 
 from contracts import grants
-from contracts.delivery.formats import MEDIA_TYPES, Format
 from contracts.delivery.gate import gate_of
-from contracts.delivery.requests import RowsRequest
-from contracts.delivery.rows import rows_service
 from contracts.errors import GrantNotFound, TokenEnded, TokenNotFound
 from contracts.models import DeliveryToken
-from contracts.push import targets
+from contracts.push import reading, targets
 from contracts.push.errors import (
+    PushCannotFollow,
     PushesTooMany,
     PushNotFound,
-    PushPartsTooMany,
     PushStateConflict,
     PushTargetNotVerified,
 )
 from contracts.push.models import Push, PushPart, PushStatus, TargetStatus
 from contracts.push.schemas import PushInput, PushPartView, PushView
-from contracts.token_limits import WayOut
 from contracts.tokens import claims_of
 from market.kernel.context import Kernel
 from market.kernel.db import UnitOfWork
-from market.kernel.http import ValidationFailed
 from market.kernel.ids import new_id, show
 from market.kernel.schemas import BadCursor, Page, PageQuery
 from market.kernel.security import Actor
 from market.parties.directory import after_id
 
 ACTIVE_MAX = 20
-PARTS_MAX = 10_000
 # What a buyer can do something about and then go on from.
 _STOPPED = frozenset({PushStatus.EXHAUSTED, PushStatus.REFUSED, PushStatus.DEAD})
 
@@ -46,9 +39,9 @@ async def order(kernel: Kernel, actor: Actor, grant_id: UUID, body: PushInput) -
 
     Every part is checked, reserved and charged like a page that the token asks for. Raises
     GrantNotFound, TokenNotFound, PushTargetNotFound, VersionNotFound (404), TokenEnded,
-    PushTargetNotVerified, PushesTooMany (409), PushPartsTooMany (422), and as
-    :meth:`contracts.delivery.rows.RowsService.deliver` about the token and what it asks. Emits
-    ``push.started``.
+    PushTargetNotVerified, PushCannotFollow, PushesTooMany (409), as
+    :func:`contracts.push.reading.require_readable`, and as
+    :meth:`contracts.delivery.gate.Gate.authorize` about the token. Emits ``push.started``.
     """
     async with kernel.unit_of_work() as uow:
         grant = await grants.find(uow, grant_id, actor)
@@ -59,17 +52,12 @@ async def order(kernel: Kernel, actor: Actor, grant_id: UUID, body: PushInput) -
             raise TokenNotFound(param="token_id")
         if token.revoked_at is not None or token.expires_at <= uow.now:
             raise TokenEnded(param="token_id")
-    rows = rows_service(kernel)
-    request = request_of(body, body.format, version=body.version)
-    context, _ = await gate_of(kernel).allow(claims_of(token), request)
-    try:
-        rows.check(context, request)
-    except ValidationFailed as error:
-        error.param = "page_rows"
-        raise
-    parts = ceil(context.row_count / body.page_rows)
-    if parts > PARTS_MAX:
-        raise PushPartsTooMany(f"It may have {parts}, the limit is {PARTS_MAX}.", param="page_rows")
+    claims = claims_of(token)
+    request = reading.request_of(body, body.format, version=body.version)
+    context, _ = await gate_of(kernel).allow(claims, request)
+    if body.follow is not None and context.policy.versions != "follow_latest":
+        raise PushCannotFollow(param="follow")
+    await reading.require_readable(kernel, claims, context, body, body.since)
     async with kernel.unit_of_work() as uow:
         target = await targets.own(uow, actor, body.target_id, lock=True)
         if target.status != TargetStatus.VERIFIED:
@@ -82,6 +70,8 @@ async def order(kernel: Kernel, actor: Actor, grant_id: UUID, body: PushInput) -
             grant_id=grant_id,
             token_id=token.id,
             version=context.version,
+            since=body.since,
+            follow=body.follow,
             query=body.model_dump(include={"select", "filter", "order", "format", "page_rows"}),
             status=PushStatus.ACTIVE,
             next_at=uow.now,
@@ -95,31 +85,13 @@ async def order(kernel: Kernel, actor: Actor, grant_id: UUID, body: PushInput) -
     return view
 
 
-def request_of(
-    query: PushInput | PushView,
-    format_: Format,
-    *,
-    version: int | None,
-    after: str | None = None,
-    delivery_id: str | None = None,
-) -> RowsRequest:
-    """The page that a part is."""
-    return RowsRequest(
-        token="",
-        select=query.select,
-        filter=query.filter,
-        order=query.order,
-        after=after,
-        limit=query.page_rows,
-        accept=MEDIA_TYPES[format_],
-        delivery_id=delivery_id,
-        version=version,
-        operation=WayOut.PUSH,
+async def _require_room(uow: UnitOfWork, grant_id: UUID, *, besides: UUID | None = None) -> None:
+    """Raises PushesTooMany (409): active ones count, and those that will go on."""
+    live = select(func.count()).where(
+        Push.grant_id == grant_id,
+        or_(col(Push.status) == PushStatus.ACTIVE, col(Push.follow).is_not(None)),
+        col(Push.id).is_distinct_from(besides),
     )
-
-
-async def _require_room(uow: UnitOfWork, grant_id: UUID) -> None:
-    live = select(func.count()).where(Push.grant_id == grant_id, Push.status == PushStatus.ACTIVE)
     if (await uow.session.exec(live)).one() >= ACTIVE_MAX:
         raise PushesTooMany(f"The limit is {ACTIVE_MAX}.")
 
@@ -127,14 +99,20 @@ async def _require_room(uow: UnitOfWork, grant_id: UUID) -> None:
 async def cancel(kernel: Kernel, actor: Actor, push_id: UUID) -> PushView:
     """End a push; a part that is being sent is charged as far as it gets.
 
-    Raises PushNotFound (404), PushStateConflict (409) after its end. Emits ``push.canceled``.
+    A completed one that follows later versions stays completed and follows no more. Raises
+    PushNotFound (404), PushStateConflict (409) after its end. Emits ``push.canceled`` or
+    ``push.follow_ended``.
     """
     async with kernel.unit_of_work() as uow:
         push = await _own(uow, actor, push_id, lock=True)
-        if push.status in {PushStatus.COMPLETED, PushStatus.CANCELED}:
+        if push.follow is None and push.status in {PushStatus.COMPLETED, PushStatus.CANCELED}:
             raise PushStateConflict(f"It is {push.status}.", current=push.status)
-        push.status, push.ended_at = PushStatus.CANCELED, uow.now
-        emit(uow, push, "push.canceled")
+        push.follow = None
+        if push.status == PushStatus.COMPLETED:
+            emit(uow, push, "push.follow_ended")
+        else:
+            push.status, push.ended_at = PushStatus.CANCELED, uow.now
+            emit(uow, push, "push.canceled")
         view = view_of(push)
         await uow.answer(view, status=200)
     return view
@@ -153,7 +131,7 @@ async def retry(kernel: Kernel, actor: Actor, push_id: UUID) -> PushView:
         target = await targets.own(uow, actor, push.target_id)
         if target.status != TargetStatus.VERIFIED:
             raise PushTargetNotVerified(f"It is {target.status}.")
-        await _require_room(uow, push.grant_id)
+        await _require_room(uow, push.grant_id, besides=push.id)
         push.status, push.attempts, push.problem = PushStatus.ACTIVE, 0, None
         push.next_at, push.leased_until, push.ended_at = uow.now, None, None
         emit(uow, push, "push.started")
@@ -240,6 +218,9 @@ def view_of(row: Push) -> PushView:
         grant_id=row.grant_id,
         token_id=row.token_id,
         version=row.version,
+        since=row.since,
+        follow=row.follow,
+        previous_id=row.previous_id,
         **row.query,
         status=row.status,
         parts=row.parts,
@@ -258,6 +239,7 @@ def emit(uow: UnitOfWork, push: Push, type_: str) -> None:
     data = {
         "push_id": show("psh", push.id),
         "grant_id": show("grt", push.grant_id),
+        "version": push.version,
         "status": push.status,
         "parts": push.parts,
         "problem": push.problem,

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from contracts.delivery.formats import Format
 from contracts.outbound.sealing import VISIBLE, visible
-from contracts.push.models import PushStatus, TargetKind, TargetStatus
+from contracts.push.models import Follow, PushStatus, TargetKind, TargetStatus
 from contracts.versions.granted import NUMBER_MAX
 from listings.row_filter import FILTER_MAX_CHARS
 from market.kernel.ids import GrantId, PushId, PushTargetId, ReceiptId, TokenId
@@ -93,6 +93,16 @@ class PushInput(Schema):
     version: Annotated[int, Field(ge=1, le=NUMBER_MAX)] | None = Field(
         default=None, description="The version's number; null: the one that the agreement says."
     )
+    since: Annotated[int, Field(ge=1, le=NUMBER_MAX)] | None = Field(
+        default=None,
+        description="Only what changed since this version, as `/v1/delivery/changes` gives it; "
+        "null: all rows.",
+    )
+    follow: Follow | None = Field(
+        default=None,
+        description="Push later versions by themselves when the agreement reads them: `all` rows "
+        "of each, or its `changes` since the one before; null: this version only.",
+    )
     format: Format = Format.NDJSON
     page_rows: Annotated[int, Field(ge=1, le=PAGE_ROWS_MAX)] = Field(
         default=10_000, description="Rows of a part."
@@ -107,6 +117,9 @@ class PushView(Schema):
     grant_id: GrantId
     token_id: TokenId
     version: int
+    since: int | None
+    follow: Follow | None = Field(description="Null also once the next push follows.")
+    previous_id: PushId | None = Field(description="The push that this one follows.")
     select: str | None
     filter: str | None
     order: str | None

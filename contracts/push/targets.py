@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import func
+from sqlalchemy import func, update
 from sqlmodel import col, select
 
 from contracts.outbound import sealing
@@ -139,6 +139,10 @@ async def retire(kernel: Kernel, actor: Actor, target_id: UUID) -> PushTargetVie
             )
             for push in await uow.session.exec(query):
                 push.status, push.ended_at = PushStatus.CANCELED, uow.now
+            following = update(Push).where(
+                col(Push.target_id) == row.id, col(Push.follow).is_not(None)
+            )
+            await uow.execute(following.values(follow=None))
             _emit(uow, row, "push_target.retired")
         view = view_of(row)
         await uow.answer(view, status=200)

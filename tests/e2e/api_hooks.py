@@ -81,6 +81,7 @@ _RULES = {
     "parameters_invalid": "the schema that the upstream's seller wrote",
     "period_invalid": "two parameters together, and the time",
     "push_parts_too_many": "how many rows the version has",
+    "push_since_later": "which version the agreement reads",
     "push_target_invalid": "see upstream_invalid",
     "quote_too_large": "price times lots",
     "price_needs_currency": "one parameter needs another",

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from contracts.push.delivering import run_pushes
+from contracts.push.following import LOOK_S, follow_versions
 from contracts.schemas import TokenBody
 from contracts.tokens import mint
 from market.kernel.context import Kernel
@@ -101,6 +102,18 @@ class Route:
         buyer = self.trade.buyer.with_fresh_token(self.kernel)
         self.trade = replace(self.trade, buyer=buyer)
         await self.work()
+
+    async def follow(self) -> None:
+        """A minute later: look for later versions, and push them."""
+        await self.later(seconds=LOOK_S + 1)
+        while await follow_versions(self.kernel):
+            pass
+        await self.work()
+
+    async def chain(self) -> list[Any]:
+        """The buyer's pushes, first to last."""
+        pushes: list[Any] = (await self.get("/v1/pushes"))["items"]
+        return pushes[::-1]
 
     async def state(self, push_id: str) -> Any:
         """The push as its buyer sees it."""
