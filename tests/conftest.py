@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 import psycopg
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 
 from market.app import create_app
@@ -23,6 +24,7 @@ from market.kernel import logging as market_logging, migrations
 from market.kernel.context import Kernel
 from market.kernel.embedded import EmbeddedServers, start_embedded
 from market.kernel.settings import Settings, load_settings
+from market.parties import hashing
 
 TEMPLATE = "market_test_template"
 _APP, _OWNER, _REDIS = "MARKET_TEST_APP_URL", "MARKET_TEST_OWNER_URL", "MARKET_TEST_REDIS_URL"
@@ -73,6 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
     global _servers, _folder
     # In every worker: structlog's own default draws each traceback with all locals (40 s apiece).
     market_logging.configure(json=True, level="WARNING")
+    # Each test makes parties of its own; at full strength their secrets alone took 32 ms apiece.
+    hashing.hasher._argon2 = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     outside = os.environ.get("MARKET_DATABASE_URL")

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from argon2 import PasswordHasher
 
 from contracts.proxy import trials
 from contracts.push import targets
 from market import serving
 from market.kernel.context import open_kernel
 from market.kernel.settings import Settings
-from market.parties import hashing, throttle
+from market.parties import throttle
 from settlement import top_ups
 from tests.e2e.api_contract import PHASES, run_contract
 from tests.e2e.api_world import ApiWorld, make_world
@@ -52,8 +51,6 @@ def url(settings: Settings) -> Iterator[str]:
         patch.setattr(throttle, "LOGINS_PER_ADDRESS_MINUTE", NO_LIMIT)
         patch.setattr(trials, "PER_MINUTE", NO_LIMIT)
         patch.setattr(targets, "PINGS_PER_MINUTE", NO_LIMIT)
-        # A thousand sign-ups at full strength would take a third of the whole run.
-        patch.setattr(hashing.hasher, "_argon2", PasswordHasher(1, 8, 1))
         with serving.in_thread(unlimited, listener) as address:
             yield address
 
