@@ -253,6 +253,7 @@ async def test_unknown_wrong_and_revoked_look_alike(
         )
 
 
+@pytest.mark.usefixtures("full_strength")
 async def test_unknown_clients_cost_as_much_as_known_ones(
     visitor: httpx.AsyncClient, kernel: Kernel
 ) -> None:

@@ -85,6 +85,7 @@ async def test_an_organization_registers_and_logs_in(
     ]
 
 
+@pytest.mark.usefixtures("full_strength")
 async def test_the_secret_is_stored_nowhere_in_the_clear(
     client: httpx.AsyncClient, kernel: Kernel
 ) -> None:
